@@ -1,0 +1,1 @@
+"""The science: networks, masks and measurements. No Flask, no environment, no database."""
