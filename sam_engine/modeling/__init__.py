@@ -1,0 +1,1 @@
+"""The networks, key for key those of the published checkpoints."""

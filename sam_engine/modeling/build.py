@@ -1,0 +1,71 @@
+"""From a model type and weights to networks."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from sam_engine.errors import CheckpointError
+from sam_engine.modeling.instance_head import InstanceHead
+from sam_engine.modeling.mask_decoder import MaskDecoder
+from sam_engine.modeling.prompt_encoder import PromptEncoder
+from sam_engine.modeling.tiny_vit import TinyViT
+
+ENCODERS = {"vit_t": TinyViT}
+KEYS_SHOWN = 3
+
+
+class Sam(nn.Module):
+    """The three parts whose parameters a checkpoint holds."""
+
+    def __init__(self, image_encoder: nn.Module) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = PromptEncoder()
+        self.mask_decoder = MaskDecoder()
+
+
+def build_sam(model_type: str, state_dict: Mapping[str, Tensor]) -> Sam:
+    """A network in evaluation mode.
+
+    Raises:
+        CheckpointError: no network of this type, or weights that do not fit it exactly.
+    """
+    if model_type not in ENCODERS:
+        raise CheckpointError(f"model type {model_type!r} is not supported; choose one of {sorted(ENCODERS)}")
+    sam = Sam(ENCODERS[model_type]())
+    _load_strictly(sam, state_dict, model_type)
+    return sam
+
+
+def build_instance_head(state_dict: Mapping[str, Tensor]) -> InstanceHead:
+    """The dense instance head in evaluation mode.
+
+    Raises:
+        CheckpointError: weights that do not fit it exactly.
+    """
+    head = InstanceHead()
+    _load_strictly(head, state_dict, "instance head")
+    return head
+
+
+def _load_strictly(module: nn.Module, state_dict: Mapping[str, Tensor], name: str) -> None:
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - state_dict.keys())
+    surplus = sorted(state_dict.keys() - expected.keys())
+    if missing or surplus:
+        raise CheckpointError(
+            f"not a {name} checkpoint: {_named('missing', missing)}{_named('surplus', surplus)}"
+        )
+    for key, value in expected.items():
+        if state_dict[key].shape != value.shape:
+            found, wanted = tuple(state_dict[key].shape), tuple(value.shape)
+            raise CheckpointError(f"not a {name} checkpoint: {key} has shape {found}, expected {wanted}")
+    module.load_state_dict(dict(state_dict), strict=True)
+    module.eval().requires_grad_(False)
+
+
+def _named(what: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    more = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
+    return f"{what} {', '.join(keys[:KEYS_SHOWN])}{more}; "
