@@ -1,0 +1,1 @@
+"""Use cases over the engine; only routes and problems know of HTTP."""

@@ -1,0 +1,109 @@
+"""Which masks stay, and which filter removed the others."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from sam_engine.measure import Measurement
+from service.schemas import CleanInput, FiltersInput
+
+MIN_MASKS_TO_CLEAN = 3
+
+Measure = Callable[[Measurement], float]
+
+# filter -> (what it looks at, whether a value below the bound goes)
+BOUNDS: dict[str, tuple[Measure, bool]] = {
+    "area_min": (lambda m: m.shape.area, True),
+    "area_max": (lambda m: m.shape.area, False),
+    "diameter_min": (lambda m: m.shape.equivalent_diameter, True),
+    "diameter_max": (lambda m: m.shape.equivalent_diameter, False),
+    "circularity_min": (lambda m: m.shape.circularity, True),
+    "mean_min": (lambda m: m.intensity.mean, True),
+    "mean_max": (lambda m: m.intensity.mean, False),
+    "median_min": (lambda m: m.intensity.median, True),
+    "median_max": (lambda m: m.intensity.median, False),
+    "std_min": (lambda m: m.intensity.std, True),
+    "std_max": (lambda m: m.intensity.std, False),
+    "min_threshold": (lambda m: m.intensity.min, True),
+    "max_threshold": (lambda m: m.intensity.max, False),
+    "min_edge_distance": (lambda m: m.edge.minimum, True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the filters did.
+
+    Attributes:
+        removed_by: for each mask the filter that removed it first, or None.
+        applied: each filter that removed something, its bound and how many masks it removed.
+    """
+
+    removed_by: list[str | None]
+    applied: list[tuple[str, object, int]]
+
+    def count(self, prefix: str) -> int:
+        """Masks removed by filters whose name begins so."""
+        return sum(removed for name, _, removed in self.applied if name.startswith(prefix))
+
+    @property
+    def removed(self) -> int:
+        """Masks removed in all."""
+        return sum(removed for _, _, removed in self.applied)
+
+
+def judge(measurements: Sequence[Measurement], filters: FiltersInput, named_only: bool) -> Verdict:
+    """The cleaning step first, then each filter in the order of the schema.
+
+    Args:
+        named_only: apply only the filters that the request names, not the defaults (prompted masks).
+    """
+    removed_by: list[str | None] = [None] * len(measurements)
+    if filters.clean is not None and filters.clean.enabled and len(measurements) >= MIN_MASKS_TO_CLEAN:
+        removed_by = _clean(measurements, filters.clean)
+    bounds = _bounds(filters, named_only)
+    for i, measurement in enumerate(measurements):
+        if removed_by[i] is None:
+            removed_by[i] = next((n for n, fails in bounds if fails(measurement)), None)
+    counts = Counter(name for name in removed_by if name is not None)
+    applied = [(name, _value(filters, name), count) for name, count in counts.items()]
+    return Verdict(removed_by, applied)
+
+
+def _clean(measurements: Sequence[Measurement], clean: CleanInput) -> list[str | None]:
+    largest = clean.max_area_factor * median(m.shape.area for m in measurements)
+
+    def verdict(m: Measurement) -> str | None:
+        if m.shape.area > largest:
+            return "clean.max_area_factor"
+        if clean.exclude_edge_touching and m.edge.touches:
+            return "clean.exclude_edge_touching"
+        return "clean.min_circularity" if m.shape.circularity < clean.min_circularity else None
+
+    return [verdict(m) for m in measurements]
+
+
+def _bounds(filters: FiltersInput, named_only: bool) -> list[tuple[str, Callable[[Measurement], bool]]]:
+    names = filters.model_fields_set if named_only else FiltersInput.model_fields.keys()
+    found: list[tuple[str, Callable[[Measurement], bool]]] = []
+    for name, (measure, least) in BOUNDS.items():
+        bound = getattr(filters, name)
+        if name in names and bound is not None:
+            found.append((name, _outside(measure, bound, least)))
+    if filters.exclude_edge_touching:
+        found.append(("exclude_edge_touching", lambda m: m.edge.touches))
+    return found
+
+
+def _outside(measure: Measure, bound: float, least: bool) -> Callable[[Measurement], bool]:
+    if least:
+        return lambda m: measure(m) < bound
+    return lambda m: measure(m) > bound
+
+
+def _value(filters: FiltersInput, name: str) -> object:
+    holder: object = filters
+    for part in name.split("."):
+        holder = getattr(holder, part)
+    return holder

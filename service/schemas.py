@@ -1,0 +1,191 @@
+"""Requests: one model validates, documents and gives the defaults of each."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+MAX_POINTS = 1000
+MAX_PROMPTS = 1000
+
+MaskForm = Literal["png", "rle", "polygon", "none"]
+OutputFormat = Literal["json", "coco", "yolo", "geojson", "csv", "labels", "overlay", "zip"]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RequestModel(BaseModel):
+    """Unknown fields are errors: a misspelt one must not silently mean its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PointInput(RequestModel):
+    """A point in pixels (`x`, `y`), or normalised: pixel = round(x_norm * (width - 1))."""
+
+    x: float | None = None
+    y: float | None = None
+    x_norm: Share | None = None
+    y_norm: Share | None = None
+    positive: bool = Field(True, description="on the object, or off it")
+
+    @model_validator(mode="after")
+    def _one_pair(self) -> "PointInput":
+        given = [name for name in ("x", "y", "x_norm", "y_norm") if getattr(self, name) is not None]
+        if given not in (["x", "y"], ["x_norm", "y_norm"]):
+            raise ValueError(
+                f"needs either x and y or x_norm and y_norm, got {', '.join(given) or 'neither'}"
+            )
+        return self
+
+
+class RleInput(RequestModel):
+    """COCO's compressed run-length encoding of a mask of the picture's size."""
+
+    size: tuple[int, int] = Field(description="[height, width]")
+    counts: str
+
+
+class PromptInput(RequestModel):
+    """What one object is asked for with: points, a box, an earlier mask, or several of these."""
+
+    points: list[PointInput] = Field(default_factory=list, max_length=MAX_POINTS)
+    box: tuple[float, float, float, float] | None = Field(None, description="[x1, y1, x2, y2] in pixels")
+    mask_input: str | RleInput | None = Field(
+        None, description="`mask_input_id` of an earlier answer, or the RLE of a mask"
+    )
+    multimask: bool = Field(True, description="three candidates instead of one")
+
+
+class AutomaticInput(RequestModel):
+    """How everything is segmented. `null` thresholds are the active checkpoint's own (`/defaults`)."""
+
+    mode: Literal["instances", "fast", "exact"] | None = Field(
+        None,
+        description="`instances`: the dense head, the default where the checkpoint has one; `exact`: prompt "
+        "every point of a grid, the default elsewhere; `fast`: prompt points that no mask covers yet",
+    )
+    points_per_side: int = Field(32, ge=1, le=128)
+    pred_iou_thresh: Share | None = None
+    stability_score_thresh: Share | None = None
+    box_nms_thresh: Share = 0.7
+    crop_n_layers: int = Field(0, ge=0, le=3)
+    crop_n_points_downscale_factor: int = Field(1, ge=1, le=8)
+    min_mask_region_area: int = Field(0, ge=0, le=1_000_000_000)
+    max_mask_area: int | None = Field(None, ge=1)
+
+
+class CleanInput(RequestModel):
+    """The cleaning step of the service that this one replaces; skipped under 3 masks."""
+
+    enabled: bool = True
+    max_area_factor: Positive = Field(1.5, description="times the median area of the masks; larger ones go")
+    exclude_edge_touching: bool = True
+    min_circularity: Share = 0.6
+
+
+class FiltersInput(RequestModel):
+    """Which masks stay. Lengths in pixels, areas in pixels, intensities in the picture's own values."""
+
+    area_min: NotNegative = 20
+    area_max: Positive | None = None
+    diameter_min: NotNegative | None = Field(None, description="of the equivalent diameter")
+    diameter_max: Positive | None = None
+    circularity_min: Share | None = None
+    mean_min: float | None = None
+    mean_max: float | None = None
+    median_min: float | None = None
+    median_max: float | None = None
+    std_min: NotNegative | None = None
+    std_max: NotNegative | None = None
+    min_threshold: float | None = Field(None, description="the darkest pixel is at least this")
+    max_threshold: float | None = Field(None, description="the brightest pixel is at most this")
+    min_edge_distance: NotNegative | None = Field(None, description="from each edge of the picture")
+    exclude_edge_touching: bool = False
+    enable_intensity_coloring: bool = Field(False, description="classify by `intensity_threshold`")
+    intensity_threshold: float | None = Field(
+        None,
+        description="mean intensity from which a mask is `high`; Otsu's threshold of the means without it",
+    )
+    clean: CleanInput | None = None
+
+    @model_validator(mode="after")
+    def _ranges_not_inverted(self) -> "FiltersInput":
+        for low, high in (
+            ("area_min", "area_max"),
+            ("diameter_min", "diameter_max"),
+            ("mean_min", "mean_max"),
+            ("median_min", "median_max"),
+            ("std_min", "std_max"),
+            ("min_threshold", "max_threshold"),
+        ):
+            least, most = getattr(self, low), getattr(self, high)
+            if least is not None and most is not None and least > most:
+                raise ValueError(f"{low}={least:g} is above {high}={most:g}")
+        return self
+
+
+class BlurInput(RequestModel):
+    """Gaussian blur."""
+
+    enabled: bool = True
+    kernel_size: int = Field(3, ge=1, le=99, description="odd")
+    sigma: float = Field(1.0, ge=0, le=50)
+
+    @field_validator("kernel_size")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("must be odd")
+        return value
+
+
+class ClaheInput(RequestModel):
+    """Contrast-limited adaptive histogram equalisation of the lightness."""
+
+    enabled: bool = True
+    clip_limit: float = Field(2.0, gt=0, le=100)
+    grid_size: int = Field(8, ge=1, le=64)
+
+
+class Preprocessing(RequestModel):
+    """Changes to what the network sees; intensities are always measured on the original pixels."""
+
+    blur: BlurInput | None = None
+    clahe: ClaheInput | None = None
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class OutputInput(RequestModel):
+    """What comes back."""
+
+    masks: Annotated[list[MaskForm], BeforeValidator(_as_list)] = Field(
+        default=["png"],
+        description="one form or several; `png` is a data URL of the picture's size in `image`",
+        max_length=4,
+    )
+    format: OutputFormat | None = Field(None, description="`json` without it, or what `Accept` asks for")
+    unfiltered: bool = Field(
+        False, description="also return the masks that a filter removed, each with `removed_by`"
+    )
+
+
+class SegmentOptions(RequestModel):
+    """What to do with a picture; multipart requests send each field as JSON text."""
+
+    prompts: list[PromptInput] | None = Field(None, min_length=1, max_length=MAX_PROMPTS)
+    automatic: AutomaticInput = Field(default_factory=AutomaticInput)
+    filters: FiltersInput = Field(default_factory=FiltersInput)
+    preprocessing: Preprocessing = Field(default_factory=Preprocessing)
+    output: OutputInput = Field(default_factory=OutputInput)
+    um_per_px: float | None = Field(None, gt=0, le=1e6, description="micrometres a pixel")
+    page: int = Field(0, ge=0, le=1_000_000, description="of a multipage TIFF or animated WebP, from 0")
+
+
+class SegmentRequest(SegmentOptions):
+    """A picture in JSON."""
+
+    image: str = Field(description="base64, or a data URL")

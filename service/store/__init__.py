@@ -1,0 +1,1 @@
+"""What the service keeps: limits here, tables and blobs beside them."""
