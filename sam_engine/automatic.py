@@ -99,9 +99,7 @@ def segment_everything(
     masks = found.masks
     if parameters.min_mask_region_area:
         masks = _without_small_regions(masks, parameters)
-    if parameters.max_mask_area is not None:
-        masks = [mask for mask in masks if mask.area <= parameters.max_mask_area]
-    return Segmentation(masks, found.prompts_run)
+    return Segmentation([mask for mask in masks if _is_wanted(mask, parameters)], found.prompts_run)
 
 
 def point_grid(points_per_side: int) -> NDArray[np.float64]:
@@ -172,12 +170,17 @@ def _masks_of_grid(
         return list(_masks_at(engine, embedding, points, parameters)), len(points)
     side = math.isqrt(len(points))
     y, x = np.divmod(np.arange(len(points)), side)
-    middle = FAST_FIRST_STEP // 2
-    first = (x % FAST_FIRST_STEP == middle % side) & (y % FAST_FIRST_STEP == middle % side)
+    start = min(FAST_FIRST_STEP, side) // 2
+    first = (x % FAST_FIRST_STEP == start) & (y % FAST_FIRST_STEP == start)
     masks = list(_masks_at(engine, embedding, points[first], parameters))
-    rest = points[~first & ~_covered(points, masks, embedding.original_size)]
+    covering = [mask for mask in masks if _is_wanted(mask, parameters)]
+    rest = points[~first & ~_covered(points, covering, embedding.original_size)]
     masks.extend(_masks_at(engine, embedding, rest, parameters))
     return masks, int(first.sum()) + len(rest)
+
+
+def _is_wanted(mask: Mask, parameters: AutomaticParameters) -> bool:
+    return parameters.max_mask_area is None or mask.area <= parameters.max_mask_area
 
 
 def _covered(

@@ -75,13 +75,14 @@ class ByteCache(Generic[Value]):
     def _run(self, key: str, compute: Callable[[], Value], pending: Future[Value]) -> None:
         try:
             value = compute()
+            with self._lock:
+                self._keep(key, value)
         except BaseException as error:
             with self._lock:
                 del self._pending[key]
             pending.set_exception(error)
             return
         with self._lock:
-            self._keep(key, value)
             del self._pending[key]
         pending.set_result(value)
 

@@ -1,12 +1,14 @@
 """The engine: picture to embedding, embedding and prompts to masks. Safe for any number of threads."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, RLock
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from sam_engine.types import ByteArray, FloatArray, ImageEmbedding, Mask, Prompt
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 LOW_RES_SHAPE = (256, 256)
+RETRY_S = 5.0
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -64,6 +67,14 @@ class LoadedModel:
         return str(self.dtype).removeprefix("torch.")
 
 
+class _Failure(NamedTuple):
+    """A load that failed. The text only: the error's traceback would hold the bytes of the checkpoint."""
+
+    message: str
+    file: tuple[Path, int, int] | None
+    at_s: float
+
+
 class SamEngine:
     """Loads a checkpoint when first needed, once; keeps embeddings; owns its device.
 
@@ -74,6 +85,7 @@ class SamEngine:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: of the network; `auto` is bfloat16 where the processor computes it natively, else float32.
         cache_bytes: budget of the embeddings kept in memory.
+        clock: seconds that never go back.
     """
 
     def __init__(
@@ -85,6 +97,7 @@ class SamEngine:
         device: str = "auto",
         precision: Precision = "auto",
         cache_bytes: int = 512 * 2**20,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model_dir = model_dir
         self.model_path = model_path
@@ -93,7 +106,8 @@ class SamEngine:
         self.precision: Precision = precision
         self.embeddings: ByteCache[ImageEmbedding] = ByteCache(cache_bytes)
         self._model: LoadedModel | None = None
-        self._failure: ModelUnavailable | None = None
+        self._failure: _Failure | None = None
+        self._clock = clock
         self._load_lock = RLock()
         self._device_lock = Lock()
 
@@ -107,12 +121,13 @@ class SamEngine:
 
         Raises:
             ModelUnavailable: the checkpoint cannot be used, or the device does not exist. A later call tries
-                again, so that a mended file needs no restart.
+                again, so that a mended file needs no restart; within RETRY_S and with the same file it says
+                the same again, so that a polled probe does not read gigabytes.
         """
         if self._model is None:
             with self._load_lock:
                 if self._model is None:
-                    self._model = self._load()
+                    self._model = self._load_or_recall()
         return self._model
 
     def warm(self) -> None:
@@ -138,7 +153,8 @@ class SamEngine:
 
         Raises:
             InvalidPrompt: an empty prompt, a label other than 0 or 1, a coordinate outside the picture, an
-                inverted box, or a mask input of another shape. Its `field` is `prompts[i]...`.
+                inverted box, or a mask input of another shape or type, or with NaN or infinity. Its `field`
+                is `prompts[i]...`.
         """
         for i, prompt in enumerate(prompts):
             validate_prompt(prompt, f"prompts[{i}]", embedding.original_size)
@@ -154,6 +170,8 @@ class SamEngine:
 
     def decode_points(self, embedding: ImageEmbedding, points: FloatArray) -> Iterator[tuple[slice, Decoded]]:
         """Each of (N, 2) points as a prompt of its own, in blocks: which points, and their decoding."""
+        if not len(points):
+            return iter(())
         model = self.load()
         tokens = self._prompt_tokens(model, embedding, [Prompt(points=((x, y, 1),)) for x, y in points])
         return self._decode_blocks(model, self._image_terms(model, embedding, None), tokens)
@@ -168,12 +186,33 @@ class SamEngine:
         """Counters of the embedding cache."""
         return self.embeddings.statistics()
 
-    def _load(self) -> LoadedModel:
+    def _load_or_recall(self) -> LoadedModel:
+        file = self._file()
+        known = self._failure
+        if known is not None and known.file == file and self._clock() - known.at_s < RETRY_S:
+            raise ModelUnavailable(known.message)
+        try:
+            return self._load()
+        except ModelUnavailable as error:
+            self._failure = _Failure(str(error), file, self._clock())
+            raise
+
+    def _file(self) -> tuple[Path, int, int] | None:
+        """Path, size and time of change of the checkpoint as it lies there; None if there is none."""
         try:
             path = checkpoints.select(self.model_dir, self.model_path)
-            checkpoint = checkpoints.load(path, model_type=self.model_type)
-            device = _device(self.device_name)
-            dtype = _dtype(self.precision, device)
+            status = path.stat()
+        except (CheckpointError, OSError):
+            return None
+        return path, status.st_size, status.st_mtime_ns
+
+    def _load(self) -> LoadedModel:
+        device = _device(self.device_name)
+        dtype = _dtype(self.precision, device)
+        try:
+            path = checkpoints.select(self.model_dir, self.model_path)
+            manifest = self.model_dir / "SHA256SUMS"
+            checkpoint = checkpoints.load(path, model_type=self.model_type, manifest=manifest)
             sam = build_sam(checkpoint.model_type, checkpoint.state_dict).to(device)
             weights = checkpoint.instance_head
             head = None if weights is None else build_instance_head(weights).to(device)
@@ -222,7 +261,9 @@ class SamEngine:
         self, model: LoadedModel, embedding: ImageEmbedding, mask_input: FloatArray | None
     ) -> ImageTerms:
         with self._device_lock:
-            mask = None if mask_input is None else torch.from_numpy(mask_input)[None, None].to(model.device)
+            mask = None
+            if mask_input is not None:  # copied: it may be read-only or run backwards
+                mask = torch.tensor(np.ascontiguousarray(mask_input), device=model.device)[None, None]
             image = embedding.features[0].flatten(1).T
             return model.decoder.prepare(image + model.sam.prompt_encoder.dense(mask)[0])
 
@@ -234,8 +275,10 @@ class SamEngine:
         height, width = embedding.original_size
         scale = np.array([embedding.input_size[1] / width, embedding.input_size[0] / height])
         corners = [_corners(prompt) for prompt in prompts]
-        coords = torch.from_numpy(np.array([[(x, y) for x, y, _ in c] for c in corners]) * scale)
-        labels = torch.tensor([[label for _, _, label in c] for c in corners])
+        places = np.array([[(x, y) for x, y, _ in c] for c in corners], dtype=np.float64)
+        # a mask input alone makes no token at all
+        coords = torch.from_numpy(places.reshape(len(prompts), len(corners[0]), 2) * scale)
+        labels = torch.tensor([[label for _, _, label in c] for c in corners], dtype=torch.int64)
         return model.sam.prompt_encoder.sparse(coords.float().to(model.device), labels.to(model.device))
 
     def _decode_blocks(
@@ -284,10 +327,17 @@ def validate_prompt(prompt: Prompt, field: str, image_size: tuple[int, int]) -> 
             raise InvalidPrompt(
                 f"{field}.box", f"{shown} is empty or inverted: x1 < x2 and y1 < y2 are needed"
             )
-    if prompt.mask_input is not None and prompt.mask_input.shape != LOW_RES_SHAPE:
-        raise InvalidPrompt(
-            f"{field}.mask_input", f"has shape {prompt.mask_input.shape}, not {LOW_RES_SHAPE}"
-        )
+    if prompt.mask_input is not None:
+        _validate_mask_input(prompt.mask_input, f"{field}.mask_input")
+
+
+def _validate_mask_input(logits: FloatArray, field: str) -> None:
+    if logits.shape != LOW_RES_SHAPE:
+        raise InvalidPrompt(field, f"has shape {logits.shape}, not {LOW_RES_SHAPE}")
+    if logits.dtype != np.float32:
+        raise InvalidPrompt(field, f"is of {logits.dtype}, not float32")
+    if not np.isfinite(logits).all():
+        raise InvalidPrompt(field, "has logits that are not finite (NaN or infinity)")
 
 
 def input_size_of(height: int, width: int) -> tuple[int, int]:
@@ -341,6 +391,8 @@ def _each(blocks: Iterator[tuple[slice, Decoded]], indices: list[int]) -> Iterat
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:[1-9]?\d)?", name):
+        raise ModelUnavailable(f"device {name!r} is none of auto, cpu, cuda and cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelUnavailable(

@@ -1,6 +1,5 @@
 """Every droplet of a field in one pass: the dense head's field to separate objects."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
+from scipy.special import expit, logit
 from skimage.segmentation import expand_labels, watershed
 
 from sam_engine.errors import EngineError
@@ -52,7 +52,7 @@ def segment_instances(embedding: ImageEmbedding, parameters: InstanceParameters)
     rows, columns = (-(-side // STRIDE) for side in embedding.input_size)
     field = embedding.instance_field[:, :rows, :columns].float().numpy()
     labels = _label(field[0], field[2], parameters)
-    level = _logit(parameters.foreground_thresh)
+    level = float(logit(parameters.foreground_thresh))
     full_size = _at_full_size(labels, field[0], embedding)
     return list(_objects(*full_size, level, embedding.original_size))
 
@@ -60,7 +60,7 @@ def segment_instances(embedding: ImageEmbedding, parameters: InstanceParameters)
 def _label(foreground_logit: FloatArray, distance: FloatArray, parameters: InstanceParameters) -> Labels:
     """Seeded watershed on the normalised distance; labels at the field's resolution."""
     distance = cv2.GaussianBlur(distance, (0, 0), SMOOTHING_SIGMA).astype(np.float32, copy=False)
-    foreground = foreground_logit > _logit(parameters.foreground_thresh)
+    foreground = foreground_logit > float(logit(parameters.foreground_thresh))
     cores = ((distance > parameters.seed_thresh) & foreground).view(np.uint8)
     _, seeds, stats, _ = cv2.connectedComponentsWithStats(cores, connectivity=4)
     seeds[(stats[:, cv2.CC_STAT_AREA] < MIN_SEED_PX)[seeds]] = 0
@@ -106,7 +106,7 @@ def _objects(labels: Labels, logits: FloatArray, level: float, image_size: tuple
         if found is None:
             continue
         pixels, (x, y) = found
-        probability = 1 / (1 + np.exp(-local[y : y + pixels.shape[0], x : x + pixels.shape[1]][pixels]))
+        probability = expit(local[y : y + pixels.shape[0], x : x + pixels.shape[1]][pixels])
         wide = np.count_nonzero(inside & (local > level - STABILITY_OFFSET))
         narrow = np.count_nonzero(inside & (local > level + STABILITY_OFFSET))
         origin = (window[1].start + x, window[0].start + y)
@@ -119,7 +119,3 @@ def _largest_part(pixels: BoolArray) -> BoolArray:
         return pixels
     largest: BoolArray = labels == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])
     return largest
-
-
-def _logit(probability: float) -> float:
-    return math.log(probability / (1 - probability))

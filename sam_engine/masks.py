@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from skimage.measure import approximate_polygon, find_contours
+from skimage.measure import find_contours
 
 from sam_engine.types import BoolArray, FloatArray, Mask
 
@@ -165,7 +165,7 @@ def _drop_islands(pixels: BoolArray, min_area: int) -> BoolArray:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(pixels.view(np.uint8), connectivity=8)
     areas = stats[:, cv2.CC_STAT_AREA].copy()
     areas[0] = 0
-    keep = areas >= min_area
+    keep = areas >= max(1, min_area)
     if not keep.any():
         keep[np.argmax(areas)] = True
     kept: BoolArray = keep[labels]
@@ -184,7 +184,8 @@ def run_lengths(mask: Mask) -> NDArray[np.int64]:
         np.flatnonzero(places[1:-1:2] == places[2::2]) * 2 + 1
     )  # a run down to the edge goes on at the top
     places = np.delete(places, np.concatenate([joined, joined + 1]))
-    return np.diff(np.concatenate([[0], places, [height * width]]))
+    total = height * width
+    return np.diff(np.concatenate([[0], places[places < total], [total]]))
 
 
 def encode_rle(mask: Mask) -> dict[str, object]:
@@ -203,7 +204,7 @@ def decode_rle(size: tuple[int, int], counts: str) -> BoolArray:
     """
     runs = _uncompress_counts(counts)
     height, width = size
-    if any(run < 0 for run in runs) or sum(runs) != height * width:
+    if min(size) < 1 or any(run < 0 for run in runs) or sum(runs) != height * width:
         raise ValueError(f"runs do not cover a picture of {width}x{height}")
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(width, height).T
@@ -237,4 +238,13 @@ def polygons(mask: Mask) -> list[NDArray[np.float64]]:
     x, y, _, _ = mask.bbox_xywh
     contours = find_contours(np.pad(mask.pixels, 1).astype(np.float32), 0.5)
     # find_contours gives (row, column) of pixel centres of the padded crop
-    return [approximate_polygon(c, 1e-6)[:, ::-1] + (x - 0.5, y - 0.5) for c in contours]
+    return [_corners(c)[:, ::-1] + (x - 0.5, y - 0.5) for c in contours]
+
+
+def _corners(outline: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The points (K, 2) of a closed outline at which it turns; closed again."""
+    step = np.diff(outline, axis=0)
+    before = np.roll(step, 1, axis=0)
+    turns = before[:, 0] * step[:, 1] != before[:, 1] * step[:, 0]
+    corners = outline[:-1][turns]
+    return np.concatenate([corners, corners[:1]])

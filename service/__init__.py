@@ -1,1 +1,3 @@
-"""Use cases over the engine; only routes and problems know of HTTP."""
+"""Use cases over the engine; Flask only in `routes` and in the modules that shape its answers."""
+
+__version__ = "0.1.0"

@@ -67,6 +67,10 @@ class RateLimiter:
             return _hit_at_once(self._storage, window, key_id)
         return self._hit_then_ask(window, key_id)
 
+    def check(self) -> bool:
+        """Whether the storage answers."""
+        return self._storage.check()
+
     def close(self) -> None:
         """Close the storage's file, if it has one."""
         if isinstance(self._storage, SqliteStorage):

@@ -121,7 +121,8 @@ class FiltersInput(RequestModel):
         ):
             least, most = getattr(self, low), getattr(self, high)
             if least is not None and most is not None and least > most:
-                raise ValueError(f"{low}={least:g} is above {high}={most:g}")
+                unsaid = "" if low in self.model_fields_set else " (its default)"
+                raise ValueError(f"{low}={least:g}{unsaid} is above {high}={most:g}")
         return self
 
 
@@ -176,11 +177,20 @@ class OutputInput(RequestModel):
 class SegmentOptions(RequestModel):
     """What to do with a picture; multipart requests send each field as JSON text."""
 
-    prompts: list[PromptInput] | None = Field(None, min_length=1, max_length=MAX_PROMPTS)
-    automatic: AutomaticInput = Field(default_factory=AutomaticInput)
-    filters: FiltersInput = Field(default_factory=FiltersInput)
-    preprocessing: Preprocessing = Field(default_factory=Preprocessing)
-    output: OutputInput = Field(default_factory=OutputInput)
+    prompts: list[PromptInput] | None = Field(
+        None, min_length=1, max_length=MAX_PROMPTS, description="segment these; without them, everything"
+    )
+    automatic: AutomaticInput = Field(
+        default_factory=AutomaticInput, description="how everything is segmented"
+    )
+    filters: FiltersInput = Field(
+        default_factory=FiltersInput,
+        description="which masks stay; of prompted masks only filters that the request names remove any",
+    )
+    preprocessing: Preprocessing = Field(
+        default_factory=Preprocessing, description="changes to what the network sees; none by default"
+    )
+    output: OutputInput = Field(default_factory=OutputInput, description="what comes back")
     um_per_px: float | None = Field(None, gt=0, le=1e6, description="micrometres a pixel")
     page: int = Field(0, ge=0, le=1_000_000, description="of a multipage TIFF or animated WebP, from 0")
 

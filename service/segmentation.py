@@ -23,6 +23,29 @@ LOW_RES_CACHE_BYTES = 64 * 2**20
 CHECKPOINT_THRESHOLDS = ("pred_iou_thresh", "stability_score_thresh")
 
 
+@dataclass(slots=True)
+class Stopwatch:
+    """Milliseconds of named stages."""
+
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = 1000 * (time.perf_counter() - start)
+            self.timings_ms[name] = self.timings_ms.get(name, 0.0) + elapsed
+
+    def read(self) -> dict[str, float]:
+        """All stages so far and `total`, the time since the start."""
+        total = 1000 * (time.perf_counter() - self.started)
+        return {name: round(ms, 1) for name, ms in {**self.timings_ms, "total": total}.items()}
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class SegmentedObject:
     """A mask with its measurements.
@@ -51,7 +74,7 @@ class Segmentation:
         summary: of the objects that stay.
         automatic: the parameters that everything mode ran with; None for prompts.
         prompts_without_mask: indices of prompts none of whose candidates has a pixel.
-        timings_ms: of each stage.
+        watch: the times of the stages so far.
     """
 
     picture: Picture
@@ -64,35 +87,12 @@ class Segmentation:
     options: SegmentOptions
     automatic: dict[str, Any] | None
     prompts_without_mask: list[int]
-    timings_ms: dict[str, float]
+    watch: Stopwatch
 
     @property
     def kept(self) -> list[SegmentedObject]:
         """Objects that no filter removed."""
         return [found for found in self.objects if found.removed_by is None]
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """Milliseconds of named stages."""
-
-    timings_ms: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            elapsed = 1000 * (time.perf_counter() - start)
-            self.timings_ms[name] = self.timings_ms.get(name, 0.0) + elapsed
-
-    def total(self) -> dict[str, float]:
-        """All stages and the time since the start."""
-        total = 1000 * (time.perf_counter() - self.started)
-        return {name: round(ms, 1) for name, ms in {**self.timings_ms, "total": total}.items()}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -119,8 +119,9 @@ class Segmenter:
             ModelUnavailable: no usable checkpoint.
             InvalidPrompt, InvalidInput: a prompt outside the picture, a mode that the checkpoint lacks.
         """
-        with watch.stage("encode"):
+        with watch.stage("load"):
             model = self.engine.load()
+        with watch.stage("encode"):
             seen = preprocess(picture.rgb, options.preprocessing)
             embedding = self.engine.embed(seen)
         with watch.stage("masks"):
@@ -146,7 +147,7 @@ class Segmenter:
             options=options,
             automatic=found.automatic,
             prompts_without_mask=found.prompts_without_mask,
-            timings_ms=watch.total(),
+            watch=watch,
         )
 
     def _everything(

@@ -4,8 +4,8 @@ import difflib
 import logging
 import os
 import re
-import secrets
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +21,25 @@ from pydantic import (
 )
 
 from service.errors import SettingsError
-from service.keys import DEFAULT_LIMIT_PER_HOUR, KeyEntry, parse_api_keys
+from service.keys import DEFAULT_LIMIT_PER_HOUR, KeyEntry, generate_key, parse_api_keys
 
 PROJECT = Path(__file__).resolve().parent.parent
 DEMO_KEY = "sam-demo-key-123"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 GUARDED_PREFIXES = ("SAM_", "API_", "MAX_", "DATASET_")
 PLACEHOLDER = re.compile(r"change|example|your|secret|demo", re.IGNORECASE)
+DOCUMENT_HEAD = """\
+# Settings
+
+Environment variables, or lines of a `.env` file in the project's folder; the environment wins. Empty means
+not set. An alias is accepted and logged; both set and different is an error at start. So is a name that
+begins with `SAM_`, `API_`, `MAX_` or `DATASET_` and is not in the table. `OMP_NUM_THREADS`,
+`MKL_NUM_THREADS` and `CUDA_VISIBLE_DEVICES` reach the libraries they belong to.
+
+This page is printed by `python -m service.settings`; a test compares.
+
+| setting | aliases | default | allowed | meaning |
+|---|---|---|---|---|"""
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +114,11 @@ class Settings(BaseModel):
         """Whether requests are accepted with the demo key, for want of others."""
         return self.api_keys is None
 
+    @cached_property
+    def admin_key(self) -> str:
+        """The administrator's key; without one in the settings, a random one of this process."""
+        return self.admin_api_key.get_secret_value() if self.admin_api_key else generate_key("samadmin")
+
     @property
     def key_entries(self) -> tuple[KeyEntry, ...]:
         """Keys of users."""
@@ -109,6 +126,11 @@ class Settings(BaseModel):
             self.api_keys.get_secret_value() if self.api_keys else f"{DEMO_KEY}:demo:{DEFAULT_LIMIT_PER_HOUR}"
         )
         return parse_api_keys(text)
+
+    @property
+    def log_format_in_use(self) -> str:
+        """`text` or `json`."""
+        return self.log_format or ("json" if self.app_env == "production" else "text")
 
     @property
     def max_file_bytes(self) -> int:
@@ -135,10 +157,6 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | Non
         raise SettingsError(_explain(error, given)) from None
     except ValueError as error:
         raise SettingsError(f"API_KEYS: {error}") from None
-    if settings.admin_api_key is None:
-        settings = settings.model_copy(
-            update={"admin_api_key": SecretStr("sam-admin-" + secrets.token_urlsafe(24))}
-        )
     return settings
 
 
@@ -201,3 +219,43 @@ def _explain(error: ValidationError, given: Mapping[str, str]) -> str:
         )
         lines.append(f"{name}{shown}: {message}")
     return "; ".join(lines)
+
+
+def as_markdown() -> str:
+    """The table as `docs/settings.md`."""
+    rows = [
+        " | ".join([f"| `{name}`", _code(aliases), _default(name), _allowed(name), f"{_help(name)} |"])
+        for name, aliases in setting_names().items()
+    ]
+    return "\n".join([DOCUMENT_HEAD, *rows, ""])
+
+
+def _code(words: list[str]) -> str:
+    return " ".join(f"`{word}`" for word in words)
+
+
+def _default(name: str) -> str:
+    default = Settings.model_fields[name.lower()].default
+    if isinstance(default, Path):
+        default = f"./{default.relative_to(PROJECT)}"
+    return "" if default is None else f"`{int(default) if isinstance(default, bool) else default}`"
+
+
+def _allowed(name: str) -> str:
+    schema = Settings.model_json_schema()["properties"][name.lower()]
+    kind = schema.get("anyOf", [schema])[0]
+    if "enum" in kind:
+        return _code(kind["enum"])
+    if "const" in kind:
+        return f"`{kind['const']}`"
+    if "minimum" in kind:
+        return f"{kind['minimum']:,} to {kind['maximum']:,}"
+    return {"boolean": "`0` `1`", "string": "text"}[kind["type"]]
+
+
+def _help(name: str) -> str:
+    return (Settings.model_fields[name.lower()].description or "").replace("|", r"\|")
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

@@ -1,0 +1,1 @@
+"""Programs that time the engine against a baseline in the same run."""

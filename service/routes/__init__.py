@@ -1,0 +1,1 @@
+"""Endpoints: parse, call, encode. No route imports another."""

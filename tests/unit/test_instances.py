@@ -1,0 +1,221 @@
+"""The instance head's field to objects, on fields that are constructed by hand; no network."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from sam_engine.engine import input_size_of
+from sam_engine.errors import EngineError
+from sam_engine.instances import InstanceParameters, segment_instances
+from sam_engine.types import ImageEmbedding, Mask
+from tests.drawn import Disc, iou, spaced_discs
+
+CELLS = 512
+STEEPNESS = 2.0  # logits per pixel of the frame
+
+
+def embedding_of(field: np.ndarray, size: tuple[int, int]) -> ImageEmbedding:
+    held = torch.from_numpy(np.asarray(field, dtype=np.float16))
+    return ImageEmbedding(torch.zeros(1), held, size, input_size_of(*size), "drawn")
+
+
+def field_of(discs: list[Disc], size: tuple[int, int]) -> np.ndarray:
+    """What a perfect head gives: at the centre of each cell of 2 x 2 pixels of the 1024-pixel frame."""
+    height, width = size
+    frame_height, frame_width = input_size_of(*size)
+    centres = 2 * np.arange(CELLS) + 1.0
+    x, y = centres * width / frame_width, (centres * height / frame_height)[:, None]
+    depth = np.full((CELLS, CELLS), -np.inf)
+    distance = np.zeros((CELLS, CELLS))
+    for disc in discs:
+        to_edge = disc.radius - np.hypot(x - disc.x, y - disc.y)
+        depth = np.maximum(depth, to_edge)
+        distance = np.maximum(distance, np.clip(to_edge / disc.radius, 0, 1))
+    foreground = np.clip(depth * frame_width / width * STEEPNESS, -12, 12)
+    return np.stack([foreground, np.zeros_like(foreground), distance])
+
+
+def found_in(discs: list[Disc], size: tuple[int, int], **parameters: float) -> list[Mask]:
+    return segment_instances(embedding_of(field_of(discs, size), size), InstanceParameters(**parameters))
+
+
+def overlaps(discs: list[Disc], masks: list[Mask], size: tuple[int, int]) -> list[float]:
+    """IoU of each disc with its mask. Every disc has its own, and there are no others."""
+    assert len(masks) == len(discs)
+    painted = np.zeros(size, dtype=int)
+    for number, mask in enumerate(masks, start=1):
+        painted[mask.window][mask.pixels] = number
+    owners, shares = [], []
+    for disc in discs:
+        inside = disc.pixels(size)
+        counts = np.bincount(painted[inside], minlength=len(masks) + 1)[1:]
+        owners.append(int(counts.argmax()))
+        union = np.count_nonzero(inside) + masks[owners[-1]].area - counts.max()
+        shares.append(float(counts.max() / union))
+    assert sorted(owners) == list(range(len(masks)))
+    return shares
+
+
+@pytest.mark.parametrize(
+    "size", [(777, 1001), (1001, 777), (1024, 1024), (300, 1200), (1200, 300), (63, 89), (1300, 1700)]
+)
+def test_each_disc_is_found_once(size):
+    pitch = max(size) / 6
+    discs = spaced_discs(size, pitch, 0.4 * pitch, seed=3)
+    masks = found_in(discs, size)
+    assert min(overlaps(discs, masks, size)) > 0.9
+    assert all(mask.image_size == size for mask in masks)
+
+
+@pytest.mark.parametrize("size", [(1024, 1024), (777, 1001), (480, 640)])
+def test_discs_that_touch_are_separated(size):
+    radius = max(size) / 16
+    rows, columns = (int(side // (2 * radius)) for side in size)
+    discs = [
+        Disc((2 * i + 1) * radius, (2 * j + 1) * radius, radius) for j in range(rows) for i in range(columns)
+    ]
+    assert min(overlaps(discs, found_in(discs, size), size)) > 0.85
+
+
+@pytest.mark.parametrize("overlap", [0.05, 0.2])
+def test_discs_that_overlap_are_parted_at_their_waist(overlap):
+    size, radius = (400, 600), 80
+    apart = 2 * radius * (1 - overlap)
+    discs = [Disc(200, 200, radius), Disc(200 + apart, 200, radius)]
+    left, right = sorted(found_in(discs, size), key=lambda mask: mask.origin_xy)
+    waist = 200 + apart / 2
+    assert left.origin_xy[0] + left.pixels.shape[1] == pytest.approx(waist, abs=3)
+    assert right.origin_xy[0] == pytest.approx(waist, abs=3)
+
+
+def test_discs_of_very_different_sizes_side_by_side():
+    size = (700, 1024)
+    discs = [Disc(300, 350, 250), Disc(580, 350, 30), Disc(640, 350, 30), Disc(900, 600, 8)]
+    assert min(overlaps(discs, found_in(discs, size), size)) > 0.85
+
+
+@pytest.mark.parametrize("size", [(3000, 3000), (2111, 2999)])
+def test_edges_are_smooth_in_pictures_much_larger_than_the_frame(size):
+    """A cell of the field is six pixels wide here; copied cells would miss the edge by three."""
+    discs = [Disc(301.7, 411.2, 60), Disc(1503.1, 1190.9, 201.4), Disc(2204.4, 403.3, 30)]
+    masks = found_in(discs, size)
+    assert len(masks) == len(discs)
+    for disc in discs:
+        mask = max(masks, key=lambda m: np.count_nonzero(m.full() & disc.pixels(size)))
+        assert mask.area == pytest.approx(np.pi * disc.radius**2, rel=0.02)
+        wrong = mask.full() != disc.pixels(size)
+        assert np.abs(disc.depth(size)[wrong]).max(initial=0) < 1.2
+
+
+def test_a_disc_cut_by_the_border_keeps_its_part():
+    size = (777, 1001)
+    discs = [Disc(5, 400, 90), Disc(995, 300, 80), Disc(500, 771, 70), Disc(500, 2, 60)]
+    assert min(overlaps(discs, found_in(discs, size), size)) > 0.95
+
+
+def test_nothing_comes_from_the_padding():
+    """Below 512 of 1024 rows the frame of a wide picture is padding, whatever the head says there."""
+    size = (512, 1024)
+    field = field_of([Disc(300, 200, 60)], size)
+    field[0, 256:], field[2, 256:] = 12, 1
+    masks = segment_instances(embedding_of(field, size), InstanceParameters())
+    assert len(masks) == 1
+    assert iou(masks[0].full(), Disc(300, 200, 60).pixels(size)) > 0.95
+
+
+def test_min_area_counts_pixels_of_the_frame():
+    size = (2048, 2048)  # twice the frame: four pixels of the picture to one
+    discs = [Disc(400, 400, 20), Disc(1000, 1000, 40), Disc(1600, 400, 80)]  # 314, 1257, 5027 in the frame
+    assert [len(found_in(discs, size, min_area=area)) for area in (0, 250, 400, 1100, 1500, 6000)] == [
+        3,
+        3,
+        2,
+        2,
+        1,
+        0,
+    ]
+
+
+def test_seed_thresh_parts_more_eagerly_the_higher_it_is():
+    size, radius = (400, 600), 80
+    discs = [Disc(250, 200, radius), Disc(250 + radius, 200, radius)]  # the waist lies at half the depth
+    assert [len(found_in(discs, size, seed_thresh=t)) for t in (0.3, 0.7)] == [1, 2]
+
+
+@pytest.mark.parametrize(("thresh", "larger"), [(0.2, True), (0.8, False)])
+def test_foreground_thresh_moves_the_edge(thresh, larger):
+    size = (1024, 1024)
+    disc = Disc(500, 500, 100)
+    (usual,), (moved,) = found_in([disc], size), found_in([disc], size, foreground_thresh=thresh)
+    assert (moved.area > usual.area) == larger
+    shift = -np.log(thresh / (1 - thresh)) / STEEPNESS
+    assert moved.area == pytest.approx(np.pi * (100 + shift) ** 2, rel=0.005)
+
+
+def test_the_ends_of_foreground_thresh():
+    size = (64, 64)
+    discs = [Disc(32, 32, 20)]
+    (everything,) = found_in(discs, size, foreground_thresh=0.0)
+    assert everything.area > np.pi * 20**2
+    assert found_in(discs, size, foreground_thresh=1.0) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (777, 1001), (1, 3000)])
+@pytest.mark.parametrize("foreground", [-12.0, 12.0])
+def test_a_field_without_seeds_gives_nothing(size, foreground):
+    field = np.zeros((3, CELLS, CELLS))
+    field[0] = foreground
+    assert segment_instances(embedding_of(field, size), InstanceParameters()) == []
+
+
+def test_a_field_that_is_one_object():
+    field = np.ones((3, CELLS, CELLS))
+    field[0] = 12
+    (mask,) = segment_instances(embedding_of(field, (300, 200)), InstanceParameters())
+    assert mask.pixels.all()
+    assert mask.pixels.shape == (300, 200)
+    assert mask.stability_score == 1
+    assert mask.predicted_iou == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("seed", "size"), [(0, (512, 512)), (1, (333, 450)), (2, (1300, 900))])
+def test_in_any_field_objects_are_whole_and_apart(seed, size):
+    """Rough fields, in which foreground and distance have nothing to do with each other."""
+    rng = np.random.default_rng(seed)
+    smooth = [gaussian_filter(rng.standard_normal((CELLS, CELLS)), sigma) for sigma in (2.5, 4)]
+    foreground, distance = (values / values.std() for values in smooth)
+    field = np.stack([3 * foreground, 0 * foreground, 0.4 + 0.3 * distance])
+    masks = segment_instances(embedding_of(field, size), InstanceParameters(min_area=8))
+    assert len(masks) > 50
+    times_covered = np.zeros(size, dtype=int)
+    for mask in masks:
+        count, _ = cv2.connectedComponents(mask.pixels.astype(np.uint8), connectivity=4)
+        assert count == 2  # the ground and one
+        for edge in (mask.pixels[0], mask.pixels[-1], mask.pixels[:, 0], mask.pixels[:, -1]):
+            assert edge.any()
+        assert 0.5 <= mask.predicted_iou <= 1
+        assert 0 <= mask.stability_score <= 1
+        times_covered += mask.full()
+    assert times_covered.max() == 1
+
+
+def test_scores_tell_a_sharp_object_from_a_vague_one():
+    size = (400, 800)
+    discs = [Disc(200, 200, 80), Disc(600, 200, 80)]
+    field = field_of(discs, size)
+    field[0, :, CELLS // 2 :] /= 4
+    sharp, vague = sorted(
+        segment_instances(embedding_of(field, size), InstanceParameters()), key=lambda mask: mask.origin_xy
+    )
+    assert sharp.predicted_iou > 0.98 > vague.predicted_iou
+    assert sharp.stability_score > 0.97 > vague.stability_score
+    radii = [80 + sign * 4 / STEEPNESS / (1024 / 800) for sign in (-1, 1)]
+    assert vague.stability_score == pytest.approx((radii[0] / radii[1]) ** 2, abs=0.01)
+
+
+def test_a_checkpoint_without_a_head_has_no_instances():
+    embedding = ImageEmbedding(torch.zeros(1), None, (480, 640), (768, 1024), "drawn")
+    with pytest.raises(EngineError, match="no instance head"):
+        segment_instances(embedding, InstanceParameters())
