@@ -12,7 +12,8 @@ class InvalidInput(EngineError):
     """
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field} {message}" if field else message)
+        space = "" if not field or message.startswith("=") else " "
+        super().__init__(f"{field}{space}{message}")
         self.field = field
         self.message = message
 

@@ -44,7 +44,7 @@ def build_instance_head(state_dict: Mapping[str, Tensor]) -> InstanceHead:
         CheckpointError: weights that do not fit it exactly.
     """
     head = InstanceHead()
-    _load_strictly(head, state_dict, "instance head")
+    _load_strictly(head, state_dict, "instance-head")
     return head
 
 
@@ -53,13 +53,14 @@ def _load_strictly(module: nn.Module, state_dict: Mapping[str, Tensor], name: st
     missing = sorted(expected.keys() - state_dict.keys())
     surplus = sorted(state_dict.keys() - expected.keys())
     if missing or surplus:
-        raise CheckpointError(
-            f"not a {name} checkpoint: {_named('missing', missing)}{_named('surplus', surplus)}"
-        )
+        differences = ", ".join(filter(None, [_named("missing", missing), _named("surplus", surplus)]))
+        raise CheckpointError(f"the weights do not fit {name}: {differences}")
     for key, value in expected.items():
         if state_dict[key].shape != value.shape:
             found, wanted = tuple(state_dict[key].shape), tuple(value.shape)
-            raise CheckpointError(f"not a {name} checkpoint: {key} has shape {found}, expected {wanted}")
+            raise CheckpointError(
+                f"the weights do not fit {name}: {key} has shape {found}, expected {wanted}"
+            )
     module.load_state_dict(dict(state_dict), strict=True)
     module.eval().requires_grad_(False)
 
@@ -68,4 +69,4 @@ def _named(what: str, keys: list[str]) -> str:
     if not keys:
         return ""
     more = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
-    return f"{what} {', '.join(keys[:KEYS_SHOWN])}{more}; "
+    return f"{what} {', '.join(keys[:KEYS_SHOWN])}{more}"

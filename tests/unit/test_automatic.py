@@ -221,6 +221,17 @@ def test_crops_give_masks_in_the_place_of_the_picture():
         assert mask.full()[int(y), int(x)]
 
 
+def test_of_the_same_object_the_mask_of_the_smaller_crop_stays():
+    """It has seen more detail. Points tell which it is: those of the picture's grid are no crop's."""
+    size = (400, 600)
+    disc = Disc(110, 100, 60)
+    (alone,) = run(KnowingEngine(), numbered([disc], size), points_per_side=8).masks
+    (mask,) = run(KnowingEngine(), numbered([disc], size), points_per_side=8, crop_n_layers=1).masks
+    grid = (point_grid(8) * (600, 400)).tolist()
+    assert list(alone.point_coords[0]) in grid
+    assert list(mask.point_coords[0]) not in grid
+
+
 def test_crops_have_coarser_grids_by_the_downscale_factor():
     found = run(
         KnowingEngine(),

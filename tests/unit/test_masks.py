@@ -80,8 +80,10 @@ def test_upscaling_equals_the_two_resizings(size):
     np.testing.assert_allclose(ours, resized_twice(logits, size, SIZES[size]), atol=ROUNDING)
 
 
-@given(LOGITS, st.sampled_from([s for s in SIZES if s != (3000, 200)]), st.sampled_from([-1.0, 0.0, 3.0]))
-@settings(max_examples=60)
+@given(
+    LOGITS, st.sampled_from([(1, 1), (1, 3000), (480, 640), (640, 480)]), st.sampled_from([-1.0, 0.0, 3.0])
+)
+@settings(max_examples=40)
 def test_no_pixel_above_the_level_is_missed(logits, size, level):
     full = resized_twice(logits, size, SIZES[size])
     found = Upscaler(size, SIZES[size]).above(logits, level)
@@ -124,8 +126,8 @@ def test_nothing_above_the_level():
     assert threshold_logits(upscaler, logits) is None
 
 
-@given(LOGITS, st.sampled_from([(480, 640), (640, 480), (1600, 1200)]), st.sampled_from([0.5, 1.0, 3.0]))
-@settings(max_examples=40)
+@given(LOGITS, st.sampled_from([(480, 640), (640, 480)]), st.sampled_from([0.5, 1.0, 3.0]))
+@settings(max_examples=30)
 def test_mask_and_stability_are_those_of_the_full_picture(logits, size, offset):
     full = resized_twice(logits, size, SIZES[size])
     assume((full > ROUNDING).any())
@@ -436,7 +438,7 @@ def test_wrong_runs_are_refused(runs):
     refuses((2, 2), written(runs))
 
 
-@pytest.mark.parametrize("counts", ["o" * 50_000, "P", "_" * 6, "P" * 7 + "0"])
+@pytest.mark.parametrize("counts", ["o" * 50_000, "P", "_" * 6, "P" * 7 + "0", "T" + "P" * 7 + "0"])
 def test_numbers_without_end_are_refused(counts):
     refuses((2, 2), counts)
 
