@@ -169,7 +169,8 @@ class PromptDecoder:
         """Rows (P, H, T, C) against projected image tokens: (P, H * T, N)."""
         absorbed = torch.einsum("phtc,hcd->phtd", rows, side.weight).flatten(1, 2).to(self.dtype)
         positional = _rows_of_all_prompts(rows).to(self.dtype) @ side.positional
-        by_prompt = positional.view(NUM_HEADS, *rows.shape[0::2][:2], -1).transpose(0, 1).flatten(1, 2)
+        prompts, heads, tokens, _ = rows.shape
+        by_prompt = positional.view(heads, prompts, tokens, -1).transpose(0, 1).flatten(1, 2)
         return torch.baddbmm(by_prompt, absorbed, image.transpose(1, 2))
 
     def _add_to_image(
@@ -177,7 +178,7 @@ class PromptDecoder:
     ) -> Tensor:
         """Image tokens (P, N, 256) after attending to the tokens by weights (P, H * T, N)."""
         attention = block.cross_attn_image_to_token
-        outputs = attention.out_proj.weight.view(-1, NUM_HEADS, weights_per_head(attention))
+        outputs = attention.out_proj.weight.view(-1, NUM_HEADS, channels_per_head(attention))
         values = torch.einsum("phtc,dhc->phtd", split_heads(attention.v_proj(v)), outputs)
         update = weights.transpose(1, 2) @ values.flatten(1, 2).to(self.dtype)
         return _layer_norm(block.norm4, update.add_(residual))
@@ -198,7 +199,7 @@ class PromptDecoder:
         return weight.to(self.dtype).contiguous(), conv.bias.repeat(4).to(self.dtype)
 
 
-def weights_per_head(attention: Attention) -> int:
+def channels_per_head(attention: Attention) -> int:
     """Channels of a head."""
     return attention.q_proj.out_features // NUM_HEADS
 

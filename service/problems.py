@@ -82,6 +82,11 @@ def status_of(error: Exception) -> tuple[int, str, str]:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), INTERNAL)
 
 
+def without_folders(text: str) -> str:
+    """Names of files alone: where they lie is the operator's business, and in the log."""
+    return re.sub(r"(?:/[^\s/]+)*/(?=[^\s/])", "", text)
+
+
 def _known(error: Exception) -> Response:
     status, code, title = status_of(error)
     if status == INTERNAL[0]:
@@ -91,7 +96,8 @@ def _known(error: Exception) -> Response:
         errors = [FieldError(error.field, error.message)]
     elif isinstance(error, InvalidRequest):
         errors = error.errors
-    answer = problem(status, code, title, str(error), errors)
+    detail = without_folders(str(error)) if isinstance(error, ModelUnavailable) else str(error)
+    answer = problem(status, code, title, detail, errors)
     if isinstance(error, Unauthorized):
         answer.headers["WWW-Authenticate"] = 'ApiKey header="X-API-Key"'
     elif isinstance(error, RateLimited):

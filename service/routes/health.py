@@ -12,6 +12,7 @@ from sam_engine.errors import ModelUnavailable
 from service import __version__
 from service.openapi import Endpoint, document
 from service.operations import Access, operation, operation_of
+from service.problems import without_folders
 from service.routes.context import context
 
 blueprint = Blueprint("health", __name__)
@@ -84,7 +85,7 @@ def _model() -> str:
         context().segmenter.engine.load()
     except ModelUnavailable as error:
         log.warning("not ready: %s", error)
-        return str(error)
+        return without_folders(str(error))
     return "ok"
 
 

@@ -68,8 +68,10 @@ def test_a_bad_checkpoint(kind: str, settings: Settings, tmp_path: Path, sample:
     ready = client.get("/ready")
     assert ready.status_code == 503
     assert "model.pt" in ready.get_json()["checks"]["model"]
+    assert str(tmp_path) not in ready.text
     response = send(client, sample)
     assert "model.pt" in assert_problem(response, 503, "model_unavailable")["detail"]
+    assert str(tmp_path) not in response.text
     assert int(response.headers["Retry-After"]) >= 1
     assert client.get("/health").status_code == 200
     assert not canary.exists()

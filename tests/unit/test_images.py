@@ -262,7 +262,7 @@ def test_pages_of_a_tiff(page):
 @pytest.mark.parametrize("page", [4, 1_000_000])
 def test_page_out_of_range(page):
     first, *others = pages()
-    with pytest.raises(InvalidInput, match=rf"page ={page} lies outside 0..3"):
+    with pytest.raises(InvalidInput, match=rf"page={page} lies outside 0..3"):
         read(encode(first, "TIFF", save_all=True, append_images=others), page)
 
 
