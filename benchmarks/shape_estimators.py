@@ -18,7 +18,7 @@ from scipy.special import ellipe
 from skimage.measure import find_contours, perimeter, perimeter_crofton
 
 # The boundary that every estimator shares is the engine's own; only what follows it differs.
-from sam_engine.measure import Shape, _boundary_edges, _lattice_points, _outer_chains, measure
+from sam_engine.shape import Shape, boundary_edges, lattice_points, measure_shape, outer_chains
 from sam_engine.types import Mask
 
 FloatArray = NDArray[np.float64]
@@ -93,18 +93,18 @@ class Drawing:
         x, y, w, h = cv2.boundingRect(self.pixels.astype(np.uint8))
         size = self.pixels.shape
         mask = Mask(self.pixels[y : y + h, x : x + w], (x, y), (size[0], size[1]), 1.0, 1.0)
-        return measure(mask, np.zeros(size, dtype=np.uint8)).shape
+        return measure_shape(mask)
 
     @cached_property
     def chain(self) -> NDArray[np.int32]:
         """Boundary pixels, (n, 2) of XY."""
-        (chain,) = _outer_chains(self.pixels.astype(np.uint8))
+        (chain,) = outer_chains(self.pixels.astype(np.uint8))
         return chain
 
     @cached_property
     def edges(self) -> ComplexArray:
         """Midpoints of the boundary's pixel edges, x + iy."""
-        return _boundary_edges(self.chain)
+        return boundary_edges(self.chain)
 
     @cached_property
     def iso_contour(self) -> ComplexArray:
@@ -165,7 +165,7 @@ def smoothed(sigma: float, *, twiced: bool) -> Estimator:
         gaussian = np.exp(-2 * (math.pi * sigma * np.fft.fftfreq(len(drawing.edges))) ** 2)
         transfer = gaussian * (2 - gaussian) if twiced else gaussian
         curve = np.fft.ifft(np.fft.fft(drawing.edges) * transfer)
-        gain = _lattice_points(drawing.chain) - enclosed(curve)
+        gain = lattice_points(drawing.chain) - enclosed(curve)
         return math.sqrt(length(curve) ** 2 + 4 * math.pi * gain)
 
     return estimate

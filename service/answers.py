@@ -5,9 +5,10 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from sam_engine.calibration import Calibration, calibrate
 from sam_engine.engine import LoadedModel
 from sam_engine.masks import encode_rle, polygons
-from sam_engine.measure import Calibration, Measurement, calibrate
+from sam_engine.measure import Measurement
 from service.exports.png import mask_png
 from service.schemas import MaskForm
 from service.segmentation import Segmentation, SegmentedObject

@@ -10,8 +10,9 @@ import numpy as np
 
 from sam_engine.automatic import AutomaticParameters, segment_everything
 from sam_engine.cache import ByteCache
+from sam_engine.distribution import Summary, summarise
 from sam_engine.engine import LoadedModel, SamEngine
-from sam_engine.measure import Measurement, Summary, measure, summarise
+from sam_engine.measure import Measurement, measure
 from sam_engine.types import ByteArray, ImageEmbedding, Mask
 from service.filters import Verdict, judge
 from service.images import Picture

@@ -5,7 +5,7 @@ import json
 import zipfile
 from typing import Any
 
-from sam_engine.measure import calibrate
+from sam_engine.calibration import calibrate
 from service import __version__
 from service.exports import coco, labels, overlay, table
 from service.exports.png import mask_png

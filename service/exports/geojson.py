@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sam_engine.calibration import Calibration, calibrate
 from sam_engine.masks import polygons
-from sam_engine.measure import Calibration, calibrate
 from sam_engine.types import Mask
 from service.segmentation import Segmentation, SegmentedObject
 

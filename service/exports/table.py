@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable
 
-from sam_engine.measure import calibrate
+from sam_engine.calibration import calibrate
 from service.segmentation import Segmentation, SegmentedObject
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

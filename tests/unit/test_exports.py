@@ -17,8 +17,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools.coco import COCO
 
+from sam_engine.distribution import summarise
 from sam_engine.masks import crop
-from sam_engine.measure import measure, summarise
+from sam_engine.measure import measure
 from sam_engine.types import Mask
 from service import __version__, exports
 from service.exports.geojson import _parts

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from sam_engine.measure import EdgeDistance, Intensity, Measurement, Shape
+from sam_engine.measure import EdgeDistance, Intensity, Measurement
+from sam_engine.shape import Shape
 from service.filters import BOUNDS, judge
 from service.schemas import FiltersInput
 
