@@ -1,6 +1,7 @@
 """Masks as pixels, run lengths, boxes and polygons."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -55,12 +56,14 @@ class Upscaler:
         return np.asarray(full, dtype=np.float32), (columns.start, rows.start)
 
 
+@lru_cache(maxsize=16)
 def _resize_matrix(original: int, resized: int) -> FloatArray:
-    """(original, 256): what one axis of the two resizings does to a vector."""
+    """(original, 256): what one axis of the two resizings does to a vector. Shared, hence read-only."""
     identity = torch.eye(LOW_RES)[None, None]
     frame = F.interpolate(identity, (FRAME, LOW_RES), mode="bilinear", align_corners=False)
     matrix = F.interpolate(frame[:, :, :resized], (original, LOW_RES), mode="bilinear", align_corners=False)
     out: FloatArray = matrix[0, 0].numpy()
+    out.flags.writeable = False
     return out
 
 

@@ -6,36 +6,14 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from sam_engine.calibration import Calibration, calibrate
-from sam_engine.engine import LoadedModel
 from sam_engine.masks import encode_rle, polygons
 from sam_engine.measure import Measurement
 from service.exports.png import mask_png
+from service.provenance import FilterApplied, ImageInfo, ModelInfo, filters_applied, image_info, model_info
 from service.schemas import MaskForm
 from service.segmentation import Segmentation, SegmentedObject
 
 DECIMALS = 4
-
-
-class ModelInfo(TypedDict):
-    """Which network answered, and in which precision."""
-
-    name: str
-    checkpoint: str
-    sha256: str
-    type: str
-    device: str
-    precision: str
-
-
-class ImageInfo(TypedDict):
-    """The upright picture."""
-
-    width: int
-    height: int
-    channels: int
-    bit_depth: int
-    page: int
-    pages: int
 
 
 class PixelStats(TypedDict):
@@ -99,14 +77,6 @@ class MaskAnswer(TypedDict):
     polygon: NotRequired[list[list[float]]]
 
 
-class FilterApplied(TypedDict):
-    """A filter that removed something."""
-
-    filter: str
-    value: Any
-    removed: int
-
-
 class PreprocessingInfo(TypedDict):
     """What the cleaning step removed."""
 
@@ -149,7 +119,7 @@ def segment_answer(found: Segmentation) -> SegmentAnswer:
     return SegmentAnswer(
         success=True,
         model=model_info(found.model),
-        image=_image_info(found),
+        image=image_info(found),
         num_masks=len(found.kept),
         original_count=found.original_count,
         preprocessing_removed=cleaned,
@@ -162,26 +132,11 @@ def segment_answer(found: Segmentation) -> SegmentAnswer:
         masks=masks,
         automatic=found.automatic,
         prompts_without_mask=found.prompts_without_mask,
-        filters_applied=[
-            FilterApplied(filter=name, value=value, removed=removed)
-            for name, value, removed in verdict.applied
-        ],
+        filters_applied=filters_applied(found),
         preprocessing_applied=_preprocessing_applied(found),
         summary_statistics=_summary(found, calibration),
         timings_ms=found.watch.read(),
         embedding_id=found.embedding_id,
-    )
-
-
-def model_info(model: LoadedModel) -> ModelInfo:
-    """Which network it is."""
-    return ModelInfo(
-        name=model.name,
-        checkpoint=model.path.name,
-        sha256=model.sha256,
-        type=model.model_type,
-        device=str(model.device),
-        precision=model.precision,
     )
 
 
@@ -194,19 +149,6 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [rounded(item) for item in value]
     return value
-
-
-def _image_info(found: Segmentation) -> ImageInfo:
-    picture = found.picture
-    height, width = picture.size
-    return ImageInfo(
-        width=width,
-        height=height,
-        channels=picture.channels,
-        bit_depth=picture.bit_depth,
-        page=picture.page,
-        pages=picture.pages,
-    )
 
 
 def _mask_answer(

@@ -9,6 +9,7 @@ from sam_engine.calibration import calibrate
 from service import __version__
 from service.exports import coco, labels, overlay, table
 from service.exports.png import mask_png
+from service.provenance import filters_applied, image_info, model_info
 from service.segmentation import Segmentation
 
 EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)  # of the format; the true time would make every archive differ
@@ -41,47 +42,18 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 def _summary_json(segmentation: Segmentation, picture_name: str) -> bytes:
     """What was found, and all that is needed to find it again."""
     options = segmentation.options
-    filters = [
-        {"filter": name, "value": value, "removed": removed}
-        for name, value, removed in segmentation.verdict.applied
-    ]
     document = {
         "version": __version__,
-        "model": _model(segmentation),
-        "image": _image(segmentation, picture_name),
+        "model": model_info(segmentation.model),
+        "image": {"name": picture_name, **image_info(segmentation)},
         "options": options.model_dump(mode="json", exclude_unset=True, exclude={"image"}),
         "automatic": segmentation.automatic,
         "original_count": segmentation.original_count,
-        "filters_applied": filters,
+        "filters_applied": filters_applied(segmentation),
         "calibration": _calibration(segmentation),
         "summary_statistics": segmentation.summary.as_dict(),
     }
     return json.dumps(document, indent=2, allow_nan=False).encode()
-
-
-def _model(segmentation: Segmentation) -> dict[str, str]:
-    model = segmentation.model
-    return {
-        "name": model.name,
-        "checkpoint": model.path.name,
-        "sha256": model.sha256,
-        "device": str(model.device),
-        "precision": model.precision,
-    }
-
-
-def _image(segmentation: Segmentation, picture_name: str) -> dict[str, Any]:
-    picture = segmentation.picture
-    height, width = picture.size
-    return {
-        "name": picture_name,
-        "width": width,
-        "height": height,
-        "channels": picture.channels,
-        "bit_depth": picture.bit_depth,
-        "page": picture.page,
-        "pages": picture.pages,
-    }
 
 
 def _calibration(segmentation: Segmentation) -> dict[str, Any] | None:

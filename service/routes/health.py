@@ -60,13 +60,21 @@ def ready() -> tuple[Response, int]:
 @blueprint.get("/openapi.json")
 @operation("This document.", "service", access=Access.PUBLIC, answer=dict[str, Any])
 def openapi() -> Response:
-    return Response(json.dumps(document(endpoints())), content_type="application/json")
+    return Response(json.dumps(_description()), content_type="application/json")
 
 
 @blueprint.get("/docs")
 @operation("The API as a page.", "service", access=Access.PUBLIC, media_types=("text/html",))
 def docs() -> str:
-    return render_template("docs.html", api=document(endpoints()))
+    return render_template("docs.html", api=_description())
+
+
+def _description() -> dict[str, Any]:
+    """The OpenAPI document, made once: the endpoints of an application do not change."""
+    made: dict[str, Any] | None = current_app.extensions.get("openapi")
+    if made is None:
+        made = current_app.extensions["openapi"] = document(endpoints())
+    return made
 
 
 def endpoints() -> list[Endpoint]:

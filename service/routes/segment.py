@@ -12,11 +12,12 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from sam_engine.measure import image_statistics
 from service import exports
-from service.answers import SegmentAnswer, model_info, rounded, segment_answer
+from service.answers import SegmentAnswer, rounded, segment_answer
 from service.errors import FieldError, InvalidRequest, MalformedRequest, UnsupportedImage
 from service.images import ImageLimits, Picture, decode
 from service.operations import Access, operation
 from service.problems import invalid_request
+from service.provenance import model_info
 from service.routes.context import context
 from service.schemas import OutputFormat, SegmentOptions, SegmentRequest
 from service.segmentation import Stopwatch, resolve_automatic

@@ -47,6 +47,7 @@ def test_the_curl_lines_of_the_readme(start: Callable[..., Server], tmp_path: Pa
     (tmp_path / "examples").symlink_to(PROJECT / "examples")
     blocks = curl_blocks()
     assert len(blocks) >= 6
+    told: list[str] = []
     for block in blocks:
         script = block.replace("http://127.0.0.1:9487", server.address).replace(
             "curl -s", "curl -sS --fail-with-body"
@@ -56,9 +57,17 @@ def test_the_curl_lines_of_the_readme(start: Callable[..., Server], tmp_path: Pa
             cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-        if done.stdout.startswith('{"success"') and done.stdout.count('{"success"') == 1:
-            assert json.loads(done.stdout)["success"] is True
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        assert answers or " -o " in block
+        told += [
+            key
+            for answer in answers
+            for key in ("num_masks", "status", "ready", "defaults", "analysis")
+            if key in answer
+        ]
     assert png_size(tmp_path / "overlay.png") == png_size(PROJECT / "examples" / "droplets.png")
+    assert set(told) == {"num_masks", "status", "ready", "defaults", "analysis"}
+    assert told.count("num_masks") == 3
     assert len((tmp_path / "droplets.csv").read_text().splitlines()) > 10
 
 

@@ -36,6 +36,7 @@ MODEL = SimpleNamespace(
     name="droplet",
     path=Path("/secret/model/drop.safetensors"),
     sha256="ab" * 32,
+    model_type="vit_t",
     device="cpu",
     precision="float32",
 )
@@ -481,7 +482,7 @@ def test_archive_summary_says_how_it_was_made():
     )
     assert summary["model"] == {
         "name": "droplet", "checkpoint": "drop.safetensors", "sha256": "ab" * 32,
-        "device": "cpu", "precision": "float32",
+        "type": "vit_t", "device": "cpu", "precision": "float32",
     }  # fmt: skip
     assert summary["version"] == __version__
     assert "/secret" not in text and "AAAA" not in text
