@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sam_engine.dense import Tiling, find_instances, refine
 from sam_engine.engine import SamEngine
 from sam_engine.errors import InvalidInput
-from sam_engine.instances import InstanceParameters, segment_instances
+from sam_engine.instances import InstanceParameters
 from sam_engine.masks import (
     Upscaler,
     boxes_xyxy,
@@ -50,6 +51,9 @@ class AutomaticParameters:
         min_mask_region_area: holes and islands smaller than this many pixels go.
         max_mask_area: larger masks go; None keeps all.
         instances: of the dense head.
+        tiling: whether the dense head also sees magnified tiles of the picture: `off`, `full` (at its own
+            resolution), `auto` (as far as the objects are small).
+        refine: the mask decoder draws each instance again.
     """
 
     mode: Mode = "exact"
@@ -65,14 +69,22 @@ class AutomaticParameters:
     min_mask_region_area: int = 0
     max_mask_area: int | None = None
     instances: InstanceParameters = field(default_factory=InstanceParameters)
+    tiling: Tiling = "auto"
+    refine: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Segmentation:
-    """Everything found in a picture, and how many prompts it took (0 for the dense head)."""
+    """Everything found in a picture.
+
+    Attributes:
+        prompts_run: how many prompts it took; none for the dense head alone.
+        tiles: parts of the picture that the dense head saw besides the whole.
+    """
 
     masks: list[Mask]
     prompts_run: int
+    tiles: int = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -92,14 +104,31 @@ def segment_everything(
     """
     if parameters.mode != "instances":
         found = _segment_by_grid(engine, image, embedding, parameters)
-    elif embedding.instance_field is None:
-        raise InvalidInput("automatic.mode", "=instances needs a checkpoint with an instance head; use exact")
     else:
-        found = Segmentation(segment_instances(embedding, parameters.instances), 0)
+        found = _segment_densely(engine, image, embedding, parameters)
     masks = found.masks
     if parameters.min_mask_region_area:
         masks = _without_small_regions(masks, parameters)
-    return Segmentation([mask for mask in masks if _is_wanted(mask, parameters)], found.prompts_run)
+    return Segmentation(
+        [mask for mask in masks if _is_wanted(mask, parameters)], found.prompts_run, found.tiles
+    )
+
+
+def _segment_densely(
+    engine: SamEngine, image: ByteArray, embedding: ImageEmbedding, parameters: AutomaticParameters
+) -> Segmentation:
+    proposer, seen = engine, embedding
+    if not embedding.instance_fields:
+        if engine.proposer is None:
+            raise InvalidInput(
+                "automatic.mode", "=instances needs a checkpoint with an instance head; use exact"
+            )
+        proposer = engine.proposer
+        seen = proposer.embed(image)
+    masks, tiles = find_instances(proposer, image, seen, parameters.instances, parameters.tiling)
+    if parameters.refine:
+        masks = refine(engine, embedding, masks)
+    return Segmentation(masks, len(masks) if parameters.refine else 0, tiles)
 
 
 def point_grid(points_per_side: int) -> NDArray[np.float64]:

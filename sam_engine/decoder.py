@@ -26,6 +26,7 @@ from sam_engine.modeling.mask_decoder import NUM_HEADS, Attention, TwoWayAttenti
 
 BLOCK = 4
 GRID = 64
+WHOLE_GRID = (slice(None), slice(None))
 UPSCALED_CHANNELS = 32
 
 
@@ -65,12 +66,15 @@ class PromptDecoder:
     Args:
         sam: the network whose prompt encoder and mask decoder are used.
         dtype: of the work on image tokens; the few prompt tokens are always float32.
+        window: the rows and columns of the 64 x 64 image tokens that there are; training sees crops.
     """
 
-    def __init__(self, sam: Sam, dtype: torch.dtype) -> None:
+    def __init__(self, sam: Sam, dtype: torch.dtype, window: tuple[slice, slice] = WHOLE_GRID) -> None:
         self.dtype = dtype
         self.decoder = sam.mask_decoder
-        self.positions = sam.prompt_encoder.positions()
+        positions = sam.prompt_encoder.positions().view(GRID, GRID, -1)[window]
+        self.grid = positions.shape[:2]
+        self.positions = positions.flatten(0, 1)
         transformer = self.decoder.transformer
         self.first: TwoWayAttentionBlock = transformer.layers[0]  # type: ignore[assignment]
         self.second: TwoWayAttentionBlock = transformer.layers[1]  # type: ignore[assignment]
@@ -122,7 +126,7 @@ class PromptDecoder:
             masks: which of the four mask tokens: slice(0, 1) for a clear prompt, slice(1, 4) for candidates.
 
         Returns:
-            (len(prompts), masks, 256, 256) float32.
+            (len(prompts), masks, 256, 256) float32; of a window of the grid, four times its rows and columns.
         """
         tokens, image = decoded.tokens[prompts], decoded.image[prompts]
         mlps = list(self.decoder.output_hypernetworks_mlps)[masks]
@@ -134,8 +138,9 @@ class PromptDecoder:
         x = F.gelu(torch.addmm(b2, x, w2)).view(len(prompts), -1, UPSCALED_CHANNELS)
         logits = (weights.to(self.dtype) @ x.transpose(1, 2)).float()
         # Each image token has become 2 x 2 cells of 2 x 2 pixels.
-        cells = logits.view(len(prompts), len(mlps), GRID, GRID, 2, 2, 2, 2)
-        return cells.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(len(prompts), len(mlps), 4 * GRID, 4 * GRID)
+        rows, columns = self.grid
+        cells = logits.view(len(prompts), len(mlps), rows, columns, 2, 2, 2, 2)
+        return cells.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(len(prompts), len(mlps), 4 * rows, 4 * columns)
 
     def _look_at_shared_image(self, q: Tensor, terms: ImageTerms) -> Tensor:
         attention = self.first.cross_attn_token_to_image

@@ -12,22 +12,26 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from sam_engine import checkpoints
 from sam_engine.cache import ByteCache, CacheStatistics
 from sam_engine.decoder import BLOCK, Decoded, ImageTerms, PromptDecoder
-from sam_engine.errors import CheckpointError, InvalidPrompt, ModelUnavailable
+from sam_engine.errors import CheckpointError, EngineError, InvalidPrompt, ModelUnavailable
 from sam_engine.masks import FRAME, Upscaler, threshold_logits
 from sam_engine.modeling.build import Sam, build_instance_head, build_sam
 from sam_engine.modeling.instance_head import InstanceHead
 from sam_engine.modeling.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NOT_A_POINT
-from sam_engine.types import ByteArray, FloatArray, ImageEmbedding, Mask, Prompt
+from sam_engine.modeling.tiny_vit import EncoderFeatures
+from sam_engine.types import ByteArray, FloatArray, ImageEmbedding, InstanceField, Mask, Prompt
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 LOW_RES_SHAPE = (256, 256)
+INSTANCE_STRIDE = 2
+INSTANCE_SHRINKS = (1, 2, 4)  # the head cuts objects apart that are much larger than what it has seen whole
 RETRY_S = 5.0
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -86,6 +90,7 @@ class SamEngine:
         precision: of the network; `auto` is bfloat16 where the processor computes it natively, else float32.
         cache_bytes: budget of the embeddings kept in memory.
         clock: seconds that never go back.
+        proposer: an engine whose checkpoint has an instance head, for when this one's has none.
     """
 
     def __init__(
@@ -98,7 +103,9 @@ class SamEngine:
         precision: Precision = "auto",
         cache_bytes: int = 512 * 2**20,
         clock: Callable[[], float] = time.monotonic,
+        proposer: "SamEngine | None" = None,
     ) -> None:
+        self.proposer = proposer
         self.model_dir = model_dir
         self.model_path = model_path
         self.model_type = model_type
@@ -236,25 +243,49 @@ class SamEngine:
             decoder=decoder,
         )
 
-    @torch.inference_mode()
+    def instance_field(self, image: ByteArray) -> InstanceField:
+        """What the dense head says of a tile of an upright RGB picture, (H, W, 3) of uint8; not kept.
+
+        Raises:
+            EngineError: the active checkpoint has no instance head.
+        """
+        fields = self._look(self.load(), image, INSTANCE_SHRINKS[:1])[1]
+        if not fields:
+            raise EngineError("the active checkpoint has no instance head")
+        return fields[0]
+
     def _encode(self, model: LoadedModel, image: ByteArray, key: str) -> ImageEmbedding:
+        features, fields = self._look(model, image, INSTANCE_SHRINKS)
+        return ImageEmbedding(
+            features=features,
+            instance_fields=fields,
+            original_size=image.shape[:2],
+            input_size=input_size_of(*image.shape[:2]),
+            key=key,
+        )
+
+    @torch.inference_mode()
+    def _look(
+        self, model: LoadedModel, image: ByteArray, shrinks: Sequence[int]
+    ) -> tuple[Tensor, tuple[InstanceField, ...]]:
+        """Image embedding (1, 256, 64, 64) and the dense head's fields, finest first; none without a head."""
         pixels, input_size = _frame(image)
         autocast = (
             nullcontext()
             if model.dtype == torch.float32
             else torch.autocast(model.device.type, dtype=model.dtype)
         )
+        seen: list[tuple[int, Tensor]] = []
         with self._device_lock, autocast:
             picture = _normalise(pixels.to(model.device))
             features = model.sam.image_encoder(picture)
-            field = model.head(picture, features)[0] if model.head is not None else None
-        return ImageEmbedding(
-            features=features.stride16.float().contiguous(),
-            instance_field=None if field is None else field.to("cpu", torch.float16),
-            original_size=image.shape[:2],
-            input_size=input_size,
-            key=key,
+            if model.head is not None:
+                seen = _see(model, model.head, picture, features, input_size, shrinks)
+        fields = tuple(
+            InstanceField(values, (0, 0), _pitch(image.shape[:2], input_size, shrink))
+            for shrink, values in seen
         )
+        return features.stride16.float().contiguous(), fields
 
     @torch.inference_mode()
     def _image_terms(
@@ -361,6 +392,35 @@ def _normalise(pixels: Tensor) -> Tensor:
     picture = picture.contiguous(memory_format=torch.channels_last)
     picture[0, :, : pixels.shape[1], : pixels.shape[2]] = (pixels.float() - mean) / std
     return picture
+
+
+def _see(
+    model: LoadedModel,
+    head: InstanceHead,
+    picture: Tensor,
+    features: EncoderFeatures,
+    input_size: tuple[int, int],
+    shrinks: Sequence[int],
+) -> list[tuple[int, Tensor]]:
+    """Fields of the picture, and of the same made smaller, without the padding; and how much smaller."""
+    seen = []
+    for shrink in shrinks:
+        if shrink > 1:
+            smaller = F.avg_pool2d(picture, shrink).contiguous(memory_format=torch.channels_last)
+            values = head(smaller, model.sam.image_encoder(smaller))[0]
+        else:
+            values = head(picture, features)[0]
+        rows, columns = (-(-side // (shrink * INSTANCE_STRIDE)) for side in input_size)
+        seen.append((shrink, values[:, :rows, :columns].to("cpu", torch.float16)))
+    return seen
+
+
+def _pitch(size: tuple[int, int], input_size: tuple[int, int], shrink: int) -> tuple[float, float]:
+    """Height and width of a cell of the head in pixels of the picture."""
+    height, width = (
+        shrink * INSTANCE_STRIDE * own / seen for own, seen in zip(size, input_size, strict=True)
+    )
+    return height, width
 
 
 def _corners(prompt: Prompt) -> list[tuple[float, float, int]]:

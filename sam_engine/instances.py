@@ -1,7 +1,14 @@
-"""Every droplet of a field in one pass: the dense head's field to separate objects."""
+"""Every droplet of a field in one pass: the dense head's fields to separate objects.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+A field sees the picture at one magnification. The head knows objects of up to some two hundred pixels and
+cuts larger ones apart, so the picture is also seen smaller, and a large one of small objects in tiles. Each
+field is cut into candidates by a seeded watershed; of candidates that overlap, the one that looks most like a
+whole object stays.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -10,78 +17,128 @@ from scipy.ndimage import find_objects
 from scipy.special import expit, logit
 from skimage.segmentation import expand_labels, watershed
 
-from sam_engine.errors import EngineError
 from sam_engine.masks import crop
-from sam_engine.types import BoolArray, FloatArray, ImageEmbedding, Mask
+from sam_engine.types import BoolArray, FloatArray, InstanceField, Mask
 
-STRIDE = 2
 SMOOTHING_SIGMA = 0.6
-MIN_SEED_PX = 2
+MIN_SEED_CELLS = 2
 STABILITY_OFFSET = 1.0
+CELL_AREA_PX = 4  # of the frame
+LEAST_COARSE_CELLS = 200  # smaller objects are seen better in the finer field
+COARSE_HANDICAP = 0.04
+MOST_TAKEN = 0.3  # share of a candidate that better ones may cover already
+
+FOREGROUND, EDGE, DISTANCE, INNER_FOREGROUND, INNER_DISTANCE = range(5)
 
 Labels = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceParameters:
-    """How the field is cut into objects.
+    """How a field is cut into objects.
 
     Attributes:
-        seed_thresh: normalised distance above which pixels are the core of an object, 0..1. Higher separates
+        seed_thresh: normalised distance above which cells are the core of an object, 0..1. Higher separates
             touching objects more eagerly.
-        foreground_thresh: probability above which a pixel belongs to any object, 0..1.
-        min_area: smallest object in pixels of the 1024-pixel frame.
+        foreground_thresh: probability above which a cell belongs to any object, 0..1.
+        min_area: smallest object in pixels of the frame that the field saw.
+        inclusions: whether objects inside objects are looked for as well.
     """
 
     seed_thresh: float = 0.5
     foreground_thresh: float = 0.5
     min_area: int = 30
+    inclusions: bool = True
 
 
-def segment_instances(embedding: ImageEmbedding, parameters: InstanceParameters) -> list[Mask]:
-    """Objects of the picture, none overlapping another.
+@dataclass(frozen=True, eq=False, slots=True)
+class _Candidate:
+    mask: Mask
+    wholeness: float
+
+
+def segment_instances(
+    fields: Sequence[InstanceField], image_size: tuple[int, int], parameters: InstanceParameters
+) -> list[Mask]:
+    """Objects of a picture of (H, W), none overlapping another; then inclusions, likewise.
 
     `predicted_iou` is the mean foreground probability inside the object, `stability_score` the ratio of its
     areas at a foreground logit one above and one below the threshold.
-
-    Raises:
-        EngineError: the active checkpoint has no instance head.
     """
-    if embedding.instance_field is None:
-        raise EngineError("the active checkpoint has no instance head")
-    rows, columns = (-(-side // STRIDE) for side in embedding.input_size)
-    field = embedding.instance_field[:, :rows, :columns].float().numpy()
-    labels = _label(field[0], field[2], parameters)
+    objects = _layer(fields, image_size, parameters, FOREGROUND, DISTANCE)
+    with_inclusions = [field for field in fields if len(field.values) > INNER_DISTANCE]
+    if not (parameters.inclusions and with_inclusions):
+        return objects
+    return objects + _layer(with_inclusions, image_size, parameters, INNER_FOREGROUND, INNER_DISTANCE)
+
+
+def _layer(
+    fields: Sequence[InstanceField],
+    image_size: tuple[int, int],
+    parameters: InstanceParameters,
+    foreground: int,
+    distance: int,
+) -> list[Mask]:
+    finest = min(math.prod(field.pitch_yx) for field in fields)
+    candidates = [
+        candidate
+        for field in fields
+        for candidate in _candidates(field, image_size, parameters, (foreground, distance), finest)
+    ]
+    if len(fields) == 1:
+        return [candidate.mask for candidate in candidates]
+    return _choose(candidates, image_size)
+
+
+def _candidates(
+    field: InstanceField,
+    image_size: tuple[int, int],
+    parameters: InstanceParameters,
+    channels: tuple[int, int],
+    finest: float,
+) -> Iterator[_Candidate]:
+    """Whole objects of one field; of a field that is not the finest, the large ones only."""
+    logits, distance = (field.values[channel].float().numpy() for channel in channels)
+    coarse = math.prod(field.pitch_yx) > 1.5 * finest
+    least_cells = max(parameters.min_area / CELL_AREA_PX, LEAST_COARSE_CELLS if coarse else 0)
+    labels = _label(logits, distance, parameters, least_cells)
+    if not labels.any():
+        return
     level = float(logit(parameters.foreground_thresh))
-    full_size = _at_full_size(labels, field[0], embedding)
-    return list(_objects(*full_size, level, embedding.original_size))
+    full_size = _at_full_size(labels, logits, field, image_size)
+    for mask in _objects(*full_size, level, field.origin_xy, image_size):
+        if not _cut_by_tile(mask, field, image_size):
+            yield _Candidate(mask, _roundness(mask) * mask.predicted_iou - COARSE_HANDICAP * coarse)
 
 
-def _label(foreground_logit: FloatArray, distance: FloatArray, parameters: InstanceParameters) -> Labels:
+def _label(
+    foreground_logit: FloatArray, distance: FloatArray, parameters: InstanceParameters, least_cells: float
+) -> Labels:
     """Seeded watershed on the normalised distance; labels at the field's resolution."""
     distance = cv2.GaussianBlur(distance, (0, 0), SMOOTHING_SIGMA).astype(np.float32, copy=False)
     foreground = foreground_logit > float(logit(parameters.foreground_thresh))
     cores = ((distance > parameters.seed_thresh) & foreground).view(np.uint8)
     _, seeds, stats, _ = cv2.connectedComponentsWithStats(cores, connectivity=4)
-    seeds[(stats[:, cv2.CC_STAT_AREA] < MIN_SEED_PX)[seeds]] = 0
+    seeds[(stats[:, cv2.CC_STAT_AREA] < MIN_SEED_CELLS)[seeds]] = 0
     labels: Labels = watershed(-distance, seeds, mask=foreground)
-    small = np.bincount(labels.ravel()) * STRIDE**2 < parameters.min_area
+    small = np.bincount(labels.ravel()) < least_cells
     labels[small[labels]] = 0
     return labels
 
 
 def _at_full_size(
-    labels: Labels, foreground_logit: FloatArray, embedding: ImageEmbedding
+    labels: Labels, foreground_logit: FloatArray, field: InstanceField, image_size: tuple[int, int]
 ) -> tuple[Labels, FloatArray]:
-    """Labels, grown by two cells, and foreground logits in the picture's pixels.
+    """Labels, grown by two cells, and foreground logits in the picture's pixels that the field covers.
 
     The outer edge of an object is then where the interpolated foreground crosses its threshold, which is
     smooth; only the seam between touching objects keeps the field's resolution.
     """
-    places = [
-        (np.arange(side, dtype=np.float32) + 0.5) * (frame / STRIDE / side) - 0.5
-        for side, frame in zip(embedding.original_size, embedding.input_size, strict=True)
-    ]
+    left, top = field.origin_xy
+    places = []
+    for start, cells, pitch, side in zip((top, left), labels.shape, field.pitch_yx, image_size, strict=True):
+        count = min(side - start, math.ceil(cells * pitch))
+        places.append(((np.arange(count) + 0.5) / pitch - 0.5).astype(np.float32))
     grown = expand_labels(labels, distance=2)
     nearest = [np.clip(np.rint(at).astype(int), 0, n - 1) for at, n in zip(places, labels.shape, strict=True)]
     return grown[np.ix_(*nearest)], _interpolate(_interpolate(foreground_logit, places[0]).T, places[1]).T
@@ -97,7 +154,13 @@ def _interpolate(values: FloatArray, places: FloatArray) -> FloatArray:
     return mixed
 
 
-def _objects(labels: Labels, logits: FloatArray, level: float, image_size: tuple[int, int]) -> Iterator[Mask]:
+def _objects(
+    labels: Labels,
+    logits: FloatArray,
+    level: float,
+    origin_xy: tuple[int, int],
+    image_size: tuple[int, int],
+) -> Iterator[Mask]:
     for label, window in enumerate(find_objects(labels), start=1):
         if window is None:
             continue
@@ -109,7 +172,7 @@ def _objects(labels: Labels, logits: FloatArray, level: float, image_size: tuple
         probability = expit(local[y : y + pixels.shape[0], x : x + pixels.shape[1]][pixels])
         wide = np.count_nonzero(inside & (local > level - STABILITY_OFFSET))
         narrow = np.count_nonzero(inside & (local > level + STABILITY_OFFSET))
-        origin = (window[1].start + x, window[0].start + y)
+        origin = (origin_xy[0] + window[1].start + x, origin_xy[1] + window[0].start + y)
         yield Mask(pixels, origin, image_size, float(probability.mean()), narrow / wide)
 
 
@@ -119,3 +182,56 @@ def _largest_part(pixels: BoolArray) -> BoolArray:
         return pixels
     largest: BoolArray = labels == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])
     return largest
+
+
+def _cut_by_tile(mask: Mask, field: InstanceField, image_size: tuple[int, int]) -> bool:
+    """Whether the mask ends at an edge of its tile that is none of the picture: another tile has it whole."""
+    x, y, width, height = mask.bbox_xywh
+    left, top = field.origin_xy
+    bottom, right = (
+        start + cells * pitch
+        for start, cells, pitch in zip((top, left), field.values.shape[1:], field.pitch_yx, strict=True)
+    )
+    at_end = (right - 1.5 < x + width < image_size[1]) or (bottom - 1.5 < y + height < image_size[0])
+    return (0 < left == x) or (0 < top == y) or at_end
+
+
+def _roundness(mask: Mask) -> float:
+    """IoU of the mask with the ellipse of the same second moments: near 1 for droplets, less for pieces."""
+    pixels = mask.pixels.view(np.uint8)
+    moments = cv2.moments(pixels, binaryImage=True)
+    area = moments["m00"]
+    xx, yy = moments["mu20"] / area + 1 / 12, moments["mu02"] / area + 1 / 12
+    xy = moments["mu11"] / area
+    x = np.arange(pixels.shape[1], dtype=np.float32) - np.float32(moments["m10"] / area)
+    y = (np.arange(pixels.shape[0], dtype=np.float32) - np.float32(moments["m01"] / area))[:, None]
+    squared = (yy * x * x - 2 * xy * x * y + xx * y * y) / (xx * yy - xy * xy)
+    ellipse = squared <= 4  # the boundary of a uniform ellipse lies at two standard deviations
+    common = np.count_nonzero(ellipse & mask.pixels)
+    return float(common / (np.count_nonzero(ellipse) + area - common))
+
+
+def _choose(candidates: Sequence[_Candidate], image_size: tuple[int, int]) -> list[Mask]:
+    """The most whole candidates first; those that hardly overlap these keep the pixels that are free."""
+    taken = np.zeros(image_size, dtype=bool)
+    chosen = []
+    for candidate in sorted(candidates, key=lambda c: -c.wholeness):
+        mask = candidate.mask
+        free = mask.pixels & ~taken[mask.window]
+        count = np.count_nonzero(free)
+        if count < (1 - MOST_TAKEN) * mask.area:
+            continue
+        if count < mask.area:
+            mask = _restricted(mask, free)
+        taken[mask.window] |= mask.pixels
+        chosen.append(mask)
+    return chosen
+
+
+def _restricted(mask: Mask, pixels: BoolArray) -> Mask:
+    """The largest part of the mask that is among `pixels`, of the same window."""
+    found = crop(_largest_part(pixels))
+    assert found is not None  # noqa: S101 (most of its pixels are free)
+    cropped, (dx, dy) = found
+    x, y = mask.origin_xy
+    return replace(mask, pixels=cropped, origin_xy=(x + dx, y + dy))

@@ -75,19 +75,35 @@ class Prompt:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class InstanceField:
+    """What the dense head says of a part of the picture, seen at one magnification.
+
+    Attributes:
+        values: (C, rows, columns) of float16 in main memory: foreground logit, edge logit and normalised
+            distance of objects; with C = 5 also foreground logit and normalised distance of inclusions.
+        origin_xy: the picture's pixel at which the field begins.
+        pitch_yx: height and width of a cell in pixels of the picture.
+    """
+
+    values: torch.Tensor
+    origin_xy: tuple[int, int]
+    pitch_yx: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class ImageEmbedding:
     """A picture as the network sees it: computed once, then prompted any number of times.
 
     Attributes:
         features: (1, 256, 64, 64) on the engine's device.
-        instance_field: (3, 512, 512) of the dense head - foreground logit, edge logit, distance - or None.
+        instance_fields: of the dense head over the whole picture, finest first; none without a head.
         original_size: (H, W) of the upright picture.
         input_size: (H, W) after resizing its longest side to 1024.
         key: digest of pixels, checkpoint and precision.
     """
 
     features: torch.Tensor
-    instance_field: torch.Tensor | None
+    instance_fields: tuple[InstanceField, ...]
     original_size: tuple[int, int]
     input_size: tuple[int, int]
     key: str
@@ -95,5 +111,5 @@ class ImageEmbedding:
     @property
     def nbytes(self) -> int:
         """Bytes that the record holds."""
-        held = [self.features] if self.instance_field is None else [self.features, self.instance_field]
+        held = [self.features, *(field.values for field in self.instance_fields)]
         return sum(t.element_size() * t.nelement() for t in held)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from sam_engine.errors import CheckpointError
-from sam_engine.modeling.instance_head import InstanceHead
+from sam_engine.modeling.instance_head import CHANNELS, CHANNELS_WITHOUT_INCLUSIONS, InstanceHead
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.prompt_encoder import PromptEncoder
 from sam_engine.modeling.tiny_vit import TinyViT
@@ -43,7 +43,9 @@ def build_instance_head(state_dict: Mapping[str, Tensor]) -> InstanceHead:
     Raises:
         CheckpointError: weights that do not fit it exactly.
     """
-    head = InstanceHead()
+    bias = state_dict.get("out.bias")
+    old = bias is not None and bias.shape == (CHANNELS_WITHOUT_INCLUSIONS,)
+    head = InstanceHead(CHANNELS_WITHOUT_INCLUSIONS if old else CHANNELS)
     _load_strictly(head, state_dict, "instance-head")
     return head
 

@@ -2,6 +2,7 @@
 
 It predicts, at stride 2, foreground, edge, and the distance to the object's edge divided by that object's
 largest distance. The normalised distance makes one blob an object at any size: the seeds of a watershed.
+Two further channels, foreground and distance of inclusions, find what lies inside objects.
 """
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from sam_engine.modeling.tiny_vit import EncoderFeatures
 
 WIDTHS = {16: 96, 8: 64, 4: 48, 2: 24}
+CHANNELS = 5
+CHANNELS_WITHOUT_INCLUSIONS = 3
 
 
 def conv_bn_relu(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
@@ -35,9 +38,13 @@ class ResidualBlock(nn.Module):
 
 
 class InstanceHead(nn.Module):
-    """A light U-shaped decoder with its own stem at the picture's resolution to keep edges sharp."""
+    """A light U-shaped decoder with its own stem at the picture's resolution to keep edges sharp.
 
-    def __init__(self) -> None:
+    Args:
+        channels: of the output; CHANNELS, or CHANNELS_WITHOUT_INCLUSIONS for heads that find no inclusions.
+    """
+
+    def __init__(self, channels: int = CHANNELS) -> None:
         super().__init__()
         w16, w8, w4, w2 = WIDTHS[16], WIDTHS[8], WIDTHS[4], WIDTHS[2]
         self.n4, self.n8, self.n16 = nn.BatchNorm2d(64), nn.BatchNorm2d(128), nn.BatchNorm2d(256)
@@ -51,12 +58,13 @@ class InstanceHead(nn.Module):
         self.u4 = conv_bn_relu(64 + 32 + w8, w4)
         self.r4 = ResidualBlock(w4)
         self.u2 = conv_bn_relu(w4 + 16, w2, 3)
-        self.out = nn.Conv2d(w2, 3, 3, padding=1)
+        self.out = nn.Conv2d(w2, channels, 3, padding=1)
 
     def forward(self, picture: Tensor, features: EncoderFeatures) -> Tensor:
-        """(B, 3, H, W) normalised and its encoder features to (B, 3, H/2, W/2).
+        """(B, 3, H, W) normalised and its encoder features to (B, channels, H/2, W/2).
 
-        The channels are foreground logit, edge logit and normalised distance.
+        The channels are foreground logit, edge logit and normalised distance of objects, then foreground
+        logit and normalised distance of inclusions.
         """
         half = self.stem2(picture)
         quarter = self.stem4(half)

@@ -29,6 +29,7 @@ class KnowingEngine(SamEngine):
 
     def __init__(self, whole_score: float = UNSURE) -> None:
         self.whole_score = whole_score
+        self.proposer = None
         self.pictures: dict[str, np.ndarray] = {}
         self.asked: list[tuple[float, float]] = []
 
@@ -36,7 +37,7 @@ class KnowingEngine(SamEngine):
         size = image.shape[:2]
         key = str(len(self.pictures))
         self.pictures[key] = image[..., 0]
-        return ImageEmbedding(torch.zeros(1), None, size, input_size_of(*size), key)
+        return ImageEmbedding(torch.zeros(1), (), size, input_size_of(*size), key)
 
     def decode_points(self, embedding: ImageEmbedding, points: np.ndarray) -> Iterator[tuple[slice, Decoded]]:
         picture = self.pictures[embedding.key]

@@ -203,7 +203,8 @@ def test_threads_with_different_pictures_get_what_one_after_the_other_gets(engin
         assert embedding is not wanted
         assert embedding.key == wanted.key
         assert torch.equal(embedding.features, wanted.features)
-        assert torch.equal(embedding.instance_field, wanted.instance_field)
+        for field, wanted_field in zip(embedding.instance_fields, wanted.instance_fields, strict=True):
+            assert torch.equal(field.values, wanted_field.values)
         assert all(same(a, b) for a, b in zip(answers, wanted_answers, strict=True))
     assert not torch.equal(serial[0][0].features, serial[1][0].features)
 

@@ -7,18 +7,25 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from sam_engine.engine import input_size_of
-from sam_engine.errors import EngineError
 from sam_engine.instances import InstanceParameters, segment_instances
-from sam_engine.types import ImageEmbedding, Mask
+from sam_engine.types import InstanceField, Mask
 from tests.drawn import Disc, spaced_discs
 
 CELLS = 512
 STEEPNESS = 2.0  # logits per pixel of the frame
 
 
-def embedding_of(field: np.ndarray, size: tuple[int, int]) -> ImageEmbedding:
-    held = torch.from_numpy(np.asarray(field, dtype=np.float16))
-    return ImageEmbedding(torch.zeros(1), held, size, input_size_of(*size), "drawn")
+def whole(field: np.ndarray, size: tuple[int, int], shrink: int = 1) -> InstanceField:
+    """A field of the whole picture, whose frame was made `shrink` times smaller; padding is cut off."""
+    frame = input_size_of(*size)
+    rows, columns = (-(-side // (2 * shrink)) for side in frame)
+    held = torch.from_numpy(np.asarray(field[:, :rows, :columns], dtype=np.float16))
+    pitch = tuple(2 * shrink * own / seen for own, seen in zip(size, frame, strict=True))
+    return InstanceField(held, (0, 0), pitch)
+
+
+def segment(field: np.ndarray, size: tuple[int, int], **parameters: float) -> list[Mask]:
+    return segment_instances([whole(field, size)], size, InstanceParameters(**parameters))
 
 
 def field_of(discs: list[Disc], size: tuple[int, int]) -> np.ndarray:
@@ -38,7 +45,7 @@ def field_of(discs: list[Disc], size: tuple[int, int]) -> np.ndarray:
 
 
 def found_in(discs: list[Disc], size: tuple[int, int], **parameters: float) -> list[Mask]:
-    return segment_instances(embedding_of(field_of(discs, size), size), InstanceParameters(**parameters))
+    return segment(field_of(discs, size), size, **parameters)
 
 
 def overlaps(discs: list[Disc], masks: list[Mask], size: tuple[int, int]) -> list[float]:
@@ -121,7 +128,7 @@ def test_nothing_comes_from_the_padding():
     discs = [Disc(300, 500, 60), Disc(700, 500, 60), Disc(500, 100, 60)]
     field = field_of(discs, size)
     field[0, 256:], field[2, 256:] = 12, 1
-    masks = segment_instances(embedding_of(field, size), InstanceParameters())
+    masks = segment(field, size)
     assert min(overlaps(discs, masks, size)) > 0.95
 
 
@@ -167,13 +174,13 @@ def test_the_ends_of_foreground_thresh():
 def test_a_field_without_seeds_gives_nothing(size, foreground):
     field = np.zeros((3, CELLS, CELLS))
     field[0] = foreground
-    assert segment_instances(embedding_of(field, size), InstanceParameters()) == []
+    assert segment(field, size) == []
 
 
 def test_a_field_that_is_one_object():
     field = np.ones((3, CELLS, CELLS))
     field[0] = 12
-    (mask,) = segment_instances(embedding_of(field, (300, 200)), InstanceParameters())
+    (mask,) = segment(field, (300, 200))
     assert mask.pixels.all()
     assert mask.pixels.shape == (300, 200)
     assert mask.stability_score == 1
@@ -187,7 +194,7 @@ def test_in_any_field_objects_are_whole_and_apart(seed, size):
     smooth = [gaussian_filter(rng.standard_normal((CELLS, CELLS)), sigma) for sigma in (2.5, 4)]
     foreground, distance = (values / values.std() for values in smooth)
     field = np.stack([3 * foreground, 0 * foreground, 0.4 + 0.3 * distance])
-    masks = segment_instances(embedding_of(field, size), InstanceParameters(min_area=8))
+    masks = segment(field, size, min_area=8)
     assert len(masks) > 50
     times_covered = np.zeros(size, dtype=int)
     for mask in masks:
@@ -206,16 +213,81 @@ def test_scores_tell_a_sharp_object_from_a_vague_one():
     discs = [Disc(200, 200, 80), Disc(600, 200, 80)]
     field = field_of(discs, size)
     field[0, :, CELLS // 2 :] /= 4
-    sharp, vague = sorted(
-        segment_instances(embedding_of(field, size), InstanceParameters()), key=lambda mask: mask.origin_xy
-    )
+    sharp, vague = sorted(segment(field, size), key=lambda mask: mask.origin_xy)
     assert sharp.predicted_iou > 0.98 > vague.predicted_iou
     assert sharp.stability_score > 0.97 > vague.stability_score
     radii = [80 + sign * 4 / STEEPNESS / (1024 / 800) for sign in (-1, 1)]
     assert vague.stability_score == pytest.approx((radii[0] / radii[1]) ** 2, abs=0.01)
 
 
-def test_a_checkpoint_without_a_head_has_no_instances():
-    embedding = ImageEmbedding(torch.zeros(1), None, (480, 640), (768, 1024), "drawn")
-    with pytest.raises(EngineError, match="no instance head"):
-        segment_instances(embedding, InstanceParameters())
+def coarse_field_of(discs: list[Disc], size: tuple[int, int], shrink: int) -> np.ndarray:
+    """What a perfect head gives of the frame made smaller: the mean of its cells."""
+    field = field_of(discs, size)
+    side = CELLS // shrink
+    return field.reshape(3, side, shrink, side, shrink).mean(axis=(2, 4))
+
+
+def torn(field: np.ndarray, disc: Disc) -> np.ndarray:
+    """The field with the cores of a disc broken into pieces, as the head does to what is too large for it."""
+    radius, x, y = disc.radius / 2, disc.x / 2, disc.y / 2
+    column, row = np.meshgrid(np.arange(CELLS), np.arange(CELLS))
+    angle = np.arctan2(row - y, column - x)
+    from_centre = np.hypot(column - x, row - y)
+    inside = from_centre < radius
+    seams = (np.abs(np.sin(1.5 * angle)) < 0.15) | (from_centre < 0.2 * radius)
+    out = field.copy()
+    out[2][inside] = np.where(seams, 0.1, 0.9)[inside]
+    return out
+
+
+def test_what_the_fine_field_tears_the_coarse_one_has_whole():
+    size = (1024, 1024)
+    large, small = Disc(400, 420, 240), [Disc(800, 100 + 60 * k, 20) for k in range(6)]
+    fine = torn(field_of([large, *small], size), large)
+    assert len(segment(fine, size)) > 7
+    coarse = coarse_field_of([large, *small], size, 2)
+    masks = segment_instances([whole(fine, size), whole(coarse, size, shrink=2)], size, InstanceParameters())
+    assert min(overlaps([large, *small], masks, size)) > 0.85
+
+
+def test_what_the_coarse_field_merges_the_fine_one_has_apart():
+    size = (1024, 1024)
+    discs = [Disc(300 + 60 * i, 300 + 60 * j, 29) for i in range(4) for j in range(4)]
+    coarse = coarse_field_of(discs, size, 2)
+    coarse[0, 66:130, 66:130] = 5
+    coarse[2, 66:130, 66:130] = 0.9  # one core for all
+    fields = [whole(field_of(discs, size), size), whole(coarse, size, shrink=2)]
+    masks = segment_instances(fields, size, InstanceParameters())
+    assert min(overlaps(discs, masks, size)) > 0.85
+
+
+def test_tiles_find_what_is_too_small_in_the_whole_and_give_nothing_twice():
+    """Two tiles share a strip; an object in it is whole in both, one that a tile cuts is whole in the other."""
+    size = (1024, 1536)
+    discs = [Disc(100 + 56 * i, 200 + 90 * j, 9) for i in range(24) for j in range(7)]
+    fields = []
+    for left in (0, 512):
+        moved = [Disc(d.x - left, d.y, d.radius) for d in discs]
+        values = torch.from_numpy(field_of(moved, (1024, 1024)).astype(np.float16))
+        fields.append(InstanceField(values, (left, 0), (2.0, 2.0)))
+    masks = segment_instances(fields, size, InstanceParameters())
+    assert min(overlaps(discs, masks, size)) > 0.7
+
+
+def test_inclusions_come_after_the_objects_they_lie_in():
+    size = (1024, 1024)
+    outer, inner = [Disc(300, 300, 120), Disc(700, 600, 90)], [Disc(320, 310, 40), Disc(680, 600, 25)]
+    objects, inclusions = field_of(outer, size), field_of(inner, size)
+    five = np.concatenate([objects, inclusions[[0, 2]]])
+    masks = segment(five, size)
+    assert min(overlaps(outer, masks[:2], size)) > 0.95
+    assert min(overlaps(inner, masks[2:], size)) > 0.9
+    assert len(segment(five, size, inclusions=False)) == 2
+
+
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_no_object_at_all_in_several_fields(shrink):
+    size = (300, 500)
+    empty = np.full((5, CELLS // shrink, CELLS // shrink), -9.0)
+    fields = [whole(np.full((5, CELLS, CELLS), -9.0), size), whole(empty, size, shrink)]
+    assert segment_instances(fields, size, InstanceParameters()) == []
