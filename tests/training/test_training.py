@@ -1,0 +1,203 @@
+"""Losses, the network on crops, and a run that is stopped and goes on."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sam_engine.checkpoints import load
+from sam_engine.decoder import PromptDecoder
+from sam_engine.engine import SamEngine
+from sam_engine.modeling.prompt_encoder import NOT_A_POINT, POSITIVE
+from training.average import WeightAverage
+from training.export import export
+from training.losses import coverage, head_loss, mask_loss
+from training.network import DropletNetwork, PromptBatch, initialise
+from training.stream import BatchStream, CropPlan
+from training.train import PHASES, STATE_FILE, Phase, Trainer, run
+
+TINY = Phase(
+    (CropPlan(1.0, 64, 2, clear=3, corrected=1, scene_px=96, scales=(0.8, 1.2)),),
+    crops=8,
+    rate=1e-3,
+    warm_up=2,
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    made = DropletNetwork()
+    initialise(made, seed=0)
+    return made.eval()
+
+
+def tiny_trainer():
+    torch.manual_seed(0)
+    return Trainer("tiny", TINY, torch.device("cpu"), torch.float32, seed=0)
+
+
+def test_coverage_counts_the_pixels_of_each_cell():
+    labels = torch.zeros(1, 8, 8, dtype=torch.int64)
+    labels[0, :4, :2], labels[0, 4:, 4:] = 1, 2
+    covered = coverage(labels, torch.tensor([[1, 2, 0]]))
+    assert covered.tolist() == [[[0.5, 0], [0, 0]], [[0, 0], [0, 1]], [[0, 0], [0, 0]]]
+
+
+def test_the_right_masks_lose_least():
+    target = torch.zeros(2, 8, 8)
+    target[:, 2:6, 2:6] = 1
+    none = torch.zeros_like(target)
+    right = (20 * target - 10)[:, None].expand(-1, 4, -1, -1)
+    ambiguous = torch.tensor([True, False])
+    good, good_iou, told = mask_loss(right, torch.ones(2, 4), target, none, ambiguous)
+    bad, bad_iou, _ = mask_loss(-right, torch.ones(2, 4), target, none, ambiguous)
+    assert float(good) < 0.01
+    assert float(bad) > 1
+    assert float(good_iou) < 1e-6
+    assert float(bad_iou) > 0.5
+    assert (told.click, told.single, told.clear) == (1, 1, 1)
+    assert math.isnan(told.ground)
+
+
+def test_each_candidate_may_take_another_of_two_nested_objects():
+    outer, inner = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)
+    outer[:, 1:7, 1:7], inner[:, 3:5, 3:5] = 1, 1
+    logits = torch.stack([20 * m - 10 for m in (outer[0], outer[0], inner[0], inner[0])])[None]
+    both, _, told = mask_loss(logits, torch.ones(1, 4), outer, inner, torch.tensor([True]))
+    one, _, _ = mask_loss(logits[:, [0, 1, 1, 1]], torch.ones(1, 4), outer, inner, torch.tensor([True]))
+    assert float(both) < 0.05 < float(one)
+    assert told.oracle == 1
+
+
+def test_a_click_on_nothing_wants_empty_masks_and_a_score_of_zero():
+    none = torch.zeros(1, 8, 8)
+    empty, low, told = mask_loss(
+        torch.full((1, 4, 8, 8), -9.0), torch.zeros(1, 4), none, none, torch.tensor([True])
+    )
+    full, high, _ = mask_loss(
+        torch.full((1, 4, 8, 8), 9.0), torch.ones(1, 4), none, none, torch.tensor([True])
+    )
+    assert float(empty) < 1e-3
+    assert float(full) > 0.1
+    assert float(low) == 0 < float(high)
+    assert told.ground == 0
+
+
+def test_head_loss_is_least_for_the_target_and_blind_where_nothing_weighs():
+    target = torch.zeros(1, 7, 4, 4)
+    target[:, [0, 2], 1:3, 1:3], target[:, 5:, :, :2] = 1, 1
+    field = torch.full((1, 5, 4, 4), -12.0)
+    field[:, 0, 1:3, 1:3], field[:, 2], field[:, 4] = 12, target[:, 2], 0
+    best = head_loss(field, target)
+    worse, unseen = field.clone(), field.clone()
+    worse[:, 0, 0, 0], unseen[:, 0, 0, 3] = 12, 12
+    assert float(best) < 1e-3 < float(head_loss(worse, target))
+    assert float(head_loss(unseen, target)) == float(best)
+
+
+def test_prompts_of_a_crop_decode_as_in_the_whole_frame(network):
+    """A crop at the frame's full size, at (0, 0), is the frame."""
+    torch.manual_seed(1)
+    embedding = torch.randn(1, 256, 64, 64)
+    coords = torch.tensor([[[[300.0, 500.0], [0, 0]], [[40.0, 700.0], [0, 0]]]])
+    labels = torch.tensor([[[POSITIVE, NOT_A_POINT]] * 2])
+    zeros = torch.zeros(1, 2, dtype=torch.int64)
+    prompts = PromptBatch(coords, labels, zeros, zeros, zeros.bool())
+    with torch.inference_mode():
+        masks = network.decode(embedding, torch.zeros(1, 2, dtype=torch.int64), prompts, torch.float32)
+        decoder = PromptDecoder(network.sam, torch.float32)
+        image = embedding[0].flatten(1).T + network.sam.prompt_encoder.no_mask_embed.weight
+        decoded = decoder.decode(decoder.prepare(image), network.sam.prompt_encoder.sparse(coords, labels)[0])
+        wanted = decoder.draw(decoded, torch.arange(2), slice(0, 4))
+    assert masks.logits.shape == (2, 4, 256, 256)
+    assert torch.allclose(masks.logits, wanted, atol=1e-4)
+    assert torch.allclose(masks.iou, decoded.iou_predictions, atol=1e-5)
+
+
+def test_a_new_network_looks_where_it_is_clicked(network):
+    """The positional start: before any training, the attention of a click peaks at its own place."""
+    attention = network.sam.mask_decoder.transformer.final_attn_token_to_image
+    positions = network.sam.prompt_encoder.positions()
+    place = torch.tensor([[[24 * 16 + 7.5, 40 * 16 + 7.5]]])
+    token = network.sam.prompt_encoder.sparse(place, torch.tensor([[POSITIVE]]))[0]
+    with torch.inference_mode():
+        q = attention.q_proj(token).view(8, 16)
+        k = attention.k_proj(positions).view(-1, 8, 16)
+        heat = torch.einsum("hc,nhc->n", q, k).view(64, 64)
+    row, column = np.unravel_index(int(heat.argmax()), (64, 64))
+    assert (abs(row - 40), abs(column - 24)) <= (2, 2)
+
+
+def test_a_window_of_the_grid_draws_four_times_its_tokens(network):
+    decoder = PromptDecoder(network.sam, torch.float32, (slice(3, 9), slice(10, 20)))
+    with torch.inference_mode():
+        terms = decoder.prepare(torch.randn(60, 256))
+        decoded = decoder.decode(terms, torch.randn(2, 2, 256))
+        assert decoder.draw(decoded, torch.arange(2), slice(0, 1)).shape == (2, 1, 24, 40)
+
+
+def test_the_average_follows_slowly_and_copies_counters():
+    layer = torch.nn.BatchNorm1d(2)
+    average = WeightAverage(layer, 0.9)
+    for _ in range(200):
+        with torch.no_grad():
+            layer.weight.fill_(3.0)
+        layer.num_batches_tracked.fill_(7)
+        average.update(layer)
+    assert average.weights["weight"].tolist() == pytest.approx([3, 3], abs=1e-3)
+    assert int(average.weights["num_batches_tracked"]) == 7
+    with torch.no_grad():
+        layer.weight.fill_(4.0)
+    average.update(layer)
+    assert average.weights["weight"].tolist() == pytest.approx([3.1, 3.1], abs=1e-3)
+
+
+def test_the_rate_rises_holds_and_falls():
+    trainer = tiny_trainer()
+    rates = []
+    for trainer.batches, trainer.crops in ((0, 0), (5, 4), (6, 7), (7, 8)):
+        rates.append(trainer.rate() / TINY.rate)
+    assert rates[0] == 0.5
+    assert rates[1] == 1
+    assert 1 > rates[2] > rates[3] == pytest.approx(TINY.final)
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
+    batches = iter(BatchStream(TINY.plans, [], seed=0, pool=2))
+    fixed = [next(batches) for _ in range(4)]
+    straight = tiny_trainer()
+    run(straight, iter(fixed), tmp_path / "a", math.inf)
+    first = tiny_trainer()
+    first.train_mode()
+    for batch in fixed[:2]:
+        first.step(batch)
+    first.save(tmp_path / "b")
+    second = tiny_trainer()
+    second.load(tmp_path / "b" / STATE_FILE, restart=False)
+    assert (second.crops, second.batches) == (4, 2)
+    run(second, iter(fixed[2:]), tmp_path / "b", math.inf)
+    assert second.done
+    for name, value in straight.average.weights.items():
+        assert torch.allclose(value.float(), second.average.weights[name].float(), atol=1e-6), name
+    assert not (tmp_path / "b" / (STATE_FILE + ".part")).exists()
+
+
+def test_what_is_exported_is_what_the_engine_loads(tmp_path):
+    trainer = tiny_trainer()
+    trainer.save(tmp_path)
+    export(tmp_path / STATE_FILE, tmp_path / "model", "9.9.9", {"pred_iou_thresh": 0.4})
+    checkpoint = load(
+        tmp_path / "model" / "droplet_vit_t.safetensors", manifest=tmp_path / "model" / "SHA256SUMS"
+    )
+    assert (checkpoint.model_type, checkpoint.defaults.pred_iou_thresh) == ("vit_t", 0.4)
+    assert len(checkpoint.state_dict) == 439
+    engine = SamEngine(tmp_path / "model", device="cpu", precision="float32")
+    embedding = engine.embed(np.zeros((64, 96, 3), np.uint8))
+    assert [len(field.values) for field in embedding.instance_fields] == [5, 5, 5]
+
+
+def test_every_phase_is_of_sizes_that_the_encoder_takes():
+    for phase in PHASES.values():
+        assert all(plan.side % 32 == 0 and plan.side <= 1024 for plan in phase.plans)
+        assert 0 < phase.fall <= 1

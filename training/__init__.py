@@ -1,0 +1,1 @@
+"""Drawn scenes, training and evaluation of the droplet checkpoint."""

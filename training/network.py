@@ -1,0 +1,151 @@
+"""The networks in training: the engine's own modules, run on crops of the 1024-pixel frame."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sam_engine.decoder import PromptDecoder
+from sam_engine.engine import PIXEL_MEAN, PIXEL_STD
+from sam_engine.modeling.build import Sam
+from sam_engine.modeling.instance_head import InstanceHead
+from sam_engine.modeling.mask_decoder import NUM_HEADS, Attention, TwoWayAttentionBlock
+from sam_engine.modeling.tiny_vit import TinyViT
+
+TOKEN_PX = 16
+FRAME_TOKENS = 64
+HEAD_CHANNELS = 16  # of an attention head of the mask decoder
+FREQUENCIES = 8  # of them carry sines, as many cosines
+
+
+class PromptBatch(NamedTuple):
+    """Prompts of B crops, P each with T tokens; see `training.prompts.Prompts`.
+
+    `coords` are in the frame, so the crop's place in it has been added.
+    """
+
+    coords: Tensor
+    labels: Tensor
+    objects: Tensor
+    inclusions: Tensor
+    ambiguous: Tensor
+
+
+class Masks(NamedTuple):
+    """Logits (B * P, 4, s/4, s/4) and predicted IoU (B * P, 4)."""
+
+    logits: Tensor
+    iou: Tensor
+
+
+class DropletNetwork(nn.Module):
+    """Encoder, prompt decoder and dense head, trained together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sam = Sam(TinyViT())
+        self.head = InstanceHead()
+
+    def encode(self, pictures: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(B, 3, s, s) uint8 to image embeddings (B, 256, s/16, s/16) and head outputs, both float32."""
+        mean, std = (
+            torch.tensor(v, device=pictures.device).view(1, 3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD)
+        )
+        x = ((pictures.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(pictures.device.type, dtype, enabled=dtype != torch.float32):
+            features = self.sam.image_encoder(x)
+            field = self.head(x, features)
+        return features.stride16.float(), field.float()
+
+    def decode(self, embeddings: Tensor, offsets: Tensor, prompts: PromptBatch, dtype: torch.dtype) -> Masks:
+        """Masks of every prompt.
+
+        Args:
+            offsets: (B, 2) int64, column and row of each crop in the frame, in image tokens.
+        """
+        rows, columns = embeddings.shape[2:]
+        ground = self.sam.prompt_encoder.no_mask_embed.weight
+        sparse = self.sam.prompt_encoder.sparse(prompts.coords, prompts.labels)
+        logits, scores = [], []
+        everything = torch.arange(sparse.shape[1], device=sparse.device)
+        for embedding, (column, row), tokens in zip(embeddings, offsets.tolist(), sparse, strict=True):
+            window = slice(row, row + rows), slice(column, column + columns)
+            decoder = PromptDecoder(self.sam, dtype, window)
+            terms = decoder.prepare(embedding.flatten(1).T + ground)
+            decoded = decoder.decode(terms, tokens)
+            logits.append(decoder.draw(decoded, everything, slice(0, 4)))
+            scores.append(decoded.iou_predictions)
+        return Masks(torch.cat(logits), torch.cat(scores))
+
+
+def initialise(network: DropletNetwork, seed: int) -> None:
+    """Weights from which training starts.
+
+    Token-image attentions start as positional kernels: queries and keys get the same pattern over the
+    frequencies of the positional encoding, each head its own band, so that a point looks at its own place
+    from the first step. Without that, clicks take hours to learn where they are.
+    """
+    torch.manual_seed(seed)
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=min(0.05, part.in_features**-0.5))
+            nn.init.zeros_(part.bias)
+    for value in network.head.out.parameters():
+        nn.init.zeros_(value)
+    with torch.no_grad():
+        _initialise_prompts(network.sam)
+        _initialise_decoder(network.sam)
+
+
+def _initialise_prompts(sam: Sam) -> None:
+    encoder = sam.prompt_encoder
+    bands = torch.cat([
+        torch.tensor([1.0, 1.0, 2.0, 2.0, 3.5, 3.5, 6.0, 6.0]).repeat_interleave(FREQUENCIES),
+        torch.tensor([0.5, 1.0, 2.0, 4.0]).repeat_interleave(2 * FREQUENCIES),
+    ])  # fmt: skip
+    matrix = encoder.pe_layer.positional_encoding_gaussian_matrix
+    matrix.copy_(torch.randn_like(matrix) * bands)
+    for embedding in (*encoder.point_embeddings, encoder.not_a_point_embed):
+        for value in embedding.parameters():
+            nn.init.normal_(value, std=0.25)
+    nn.init.normal_(encoder.no_mask_embed.weight, std=0.02)
+
+
+def _initialise_decoder(sam: Sam) -> None:
+    decoder = sam.mask_decoder
+    nn.init.normal_(decoder.iou_token.weight, std=0.5)
+    nn.init.normal_(decoder.mask_tokens.weight, std=0.5)
+    transformer = decoder.transformer
+    blocks = [layer for layer in transformer.layers if isinstance(layer, TwoWayAttentionBlock)]
+    first, second = blocks
+    for attention, strength in (
+        (first.cross_attn_token_to_image, 1.5),
+        (first.cross_attn_image_to_token, 1.2),
+        (second.cross_attn_token_to_image, 1.5),
+        (second.cross_attn_image_to_token, 1.2),
+        (transformer.final_attn_token_to_image, 1.5),
+    ):
+        _look_at_own_place(attention, strength)
+    for block, kept in zip(blocks, (1.0, 0.5), strict=True):
+        attention = block.self_attn
+        nn.init.trunc_normal_(attention.v_proj.weight, std=0.5 / math.sqrt(256))
+        nn.init.trunc_normal_(attention.out_proj.weight, std=0.5 / math.sqrt(256))
+        attention.v_proj.weight += torch.eye(256)
+        attention.out_proj.weight += kept * torch.eye(256)
+    list(decoder.iou_prediction_head.parameters())[-1].fill_(0.5)
+
+
+def _look_at_own_place(attention: Attention, strength: float) -> None:
+    for projection in (attention.q_proj, attention.k_proj):
+        nn.init.trunc_normal_(projection.weight, std=0.35 / math.sqrt(256))
+        projection.bias.zero_()
+        for head in range(NUM_HEADS):
+            for k in range(FREQUENCIES):
+                frequency = head * FREQUENCIES + k
+                projection.weight[head * HEAD_CHANNELS + k, frequency] += strength
+                projection.weight[head * HEAD_CHANNELS + FREQUENCIES + k, 128 + frequency] += strength

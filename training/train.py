@@ -1,0 +1,327 @@
+"""Train the droplet checkpoint: `python -m training.train --state DIR --phase features`.
+
+Runs on CPU and GPU, and resumes where it stopped: the state file holds weights, their running average, the
+optimiser and how many crops have been seen. SIGTERM and SIGINT save before they end.
+"""
+
+import argparse
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from training.average import WeightAverage
+from training.datasets import find_samples, split
+from training.losses import MaskStatistics, coverage, head_loss, mask_loss
+from training.network import DropletNetwork, initialise
+from training.stream import Batch, BatchStream, CropPlan, RealSet
+
+STATE_FILE = "state.pt"
+SAVE_EVERY_S = 180.0
+REPORT_EVERY_S = 30.0
+LONGEST_STEP = 1.0  # norm at which gradients are cut
+NEVER_TRAINED = ("norm_head", "image_encoder.head.", "mask_downscaling")
+NOT_DECAYED = ("embed", "token", "attention_biases")
+SHARE_OF_REAL = {"nuclei_dsb2018": 0.13, "powder_spheres": 0.07}
+GROUP_WEIGHTS = (0.75, 0.25)
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of the training.
+
+    Attributes:
+        plans: what is trained on.
+        crops: how many; the learning rate is held, then falls to `final` of itself over the share `fall`.
+        rate: highest learning rate, of the encoder `encoder_rate` times that.
+        warm_up: batches over which the rate rises.
+        average: decay of the running average of the weights.
+        frozen_statistics: batch normalisation uses the statistics gathered so far.
+    """
+
+    plans: tuple[CropPlan, ...]
+    crops: int
+    rate: float
+    encoder_rate: float = 1.0
+    warm_up: int = 150
+    fall: float = 0.4
+    final: float = 0.05
+    average: float = 0.998
+    frozen_statistics: bool = False
+
+
+PHASES = {
+    "features": Phase((CropPlan(1.0, 224, 12),), crops=60_000, rate=1.2e-3),
+    "prompts": Phase(
+        (
+            CropPlan(0.8, 224, 8, clear=12, corrected=4),
+            CropPlan(0.2, 448, 2, clear=16, corrected=6, scales=(0.6, 2.4)),
+        ),
+        crops=60_000,
+        rate=4e-4,
+    ),
+    "frame": Phase(
+        (
+            CropPlan(0.6, 448, 2, clear=16, corrected=6, scales=(0.6, 2.4)),
+            CropPlan(0.4, 1024, 1, clear=24, corrected=8, scene_px=1024, scales=(0.7, 1.6)),
+        ),
+        crops=6_000,
+        rate=1e-4,
+        frozen_statistics=True,
+    ),
+    "smoke": Phase(
+        (CropPlan(1.0, 96, 8, clear=6, corrected=2, scene_px=192, scales=(0.7, 1.4)),),
+        crops=2_400,
+        rate=1.5e-3,
+        warm_up=20,
+        average=0.98,
+    ),
+}
+
+
+class Trainer:
+    """Networks, optimiser and progress, saved as one file."""
+
+    def __init__(
+        self, phase_name: str, phase: Phase, device: torch.device, dtype: torch.dtype, seed: int
+    ) -> None:
+        self.phase_name, self.phase, self.device, self.dtype = phase_name, phase, device, dtype
+        self.network = DropletNetwork()
+        initialise(self.network, seed)
+        self.network.to(device)
+        for part in (self.network.sam.image_encoder, self.network.head):
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = WeightAverage(self.network, phase.average)
+        self.trained = {
+            name: weight
+            for name, weight in self.network.named_parameters()
+            if not any(part in name for part in NEVER_TRAINED)
+        }
+        self.optimiser = self._make_optimiser()
+        self.crops, self.batches = 0, 0
+
+    def _make_optimiser(self) -> torch.optim.AdamW:
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, weight in self.trained.items():
+            decayed = weight.ndim > 1 and not any(part in name for part in NOT_DECAYED)
+            groups.setdefault((decayed, "image_encoder" in name), []).append(weight)
+        options = [
+            {
+                "params": weights,
+                "weight_decay": 0.03 * decayed,
+                "scale": self.phase.encoder_rate if encoder else 1.0,
+            }
+            for (decayed, encoder), weights in groups.items()
+        ]
+        return torch.optim.AdamW(options, lr=self.phase.rate, betas=(0.9, 0.98), fused=True)
+
+    @property
+    def done(self) -> bool:
+        """Whether the phase has seen all its crops."""
+        return self.crops >= self.phase.crops
+
+    def rate(self) -> float:
+        """Learning rate of the next batch."""
+        phase = self.phase
+        rise = min(1.0, (self.batches + 1) / phase.warm_up)
+        into_fall = max(0.0, (self.crops / phase.crops - (1 - phase.fall)) / phase.fall)
+        fallen = phase.final + (1 - phase.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, into_fall)))
+        return phase.rate * rise * fallen
+
+    def train_mode(self) -> None:
+        """Batch normalisation learns or not, as the phase says."""
+        self.network.train()
+        if self.phase.frozen_statistics:
+            for part in self.network.modules():
+                if isinstance(part, nn.BatchNorm2d):
+                    part.eval()
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One batch; losses and statistics of it. A step whose gradient is not finite is left out."""
+        rate = self.rate()
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["scale"]
+        embeddings, field = self.network.encode(batch.pictures.to(self.device), self.dtype)
+        dense = head_loss(field, batch.field.to(self.device))
+        loss, told = dense, {"dense": float(dense.detach())}
+        if batch.prompts:
+            masks, iou, statistics = self._prompt_losses(embeddings, batch)
+            loss = loss + masks + iou
+            told |= {"masks": float(masks.detach()), "iou": float(iou.detach()), **statistics._asdict()}
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), LONGEST_STEP)
+        if torch.isfinite(norm):
+            self.optimiser.step()
+            self.average.update(self.network)
+        self.crops += len(batch)
+        self.batches += 1
+        return told | {"gradient": float(norm)}
+
+    def _prompt_losses(self, embeddings: Tensor, batch: Batch) -> tuple[Tensor, Tensor, MaskStatistics]:
+        assert batch.objects is not None and batch.inclusions is not None  # noqa: S101 (for the type checker)
+        objects, inclusions = batch.objects.to(self.device), batch.inclusions.to(self.device)
+        losses, told = [], []
+        for prompts in batch.prompts:
+            moved = type(prompts)(*(value.to(self.device) for value in prompts))
+            masks = self.network.decode(embeddings, batch.offsets, moved, self.dtype)
+            target, inner = coverage(objects, moved.objects), coverage(inclusions, moved.inclusions)
+            mask, iou, statistics = mask_loss(
+                masks.logits, masks.iou, target, inner, moved.ambiguous.flatten()
+            )
+            losses.append(torch.stack([mask, iou]))
+            told.append(statistics)
+        total = sum(weight * loss for weight, loss in zip(GROUP_WEIGHTS, losses, strict=True))
+        assert isinstance(total, Tensor)  # noqa: S101 (for the type checker)
+        merged = MaskStatistics(*(_mean([float(v) for v in values]) for values in zip(*told, strict=True)))
+        return total[0], total[1], merged
+
+    def save(self, folder: Path) -> None:
+        """Write the state whole or not at all."""
+        state = {
+            "phase": self.phase_name,
+            "crops": self.crops,
+            "batches": self.batches,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / (STATE_FILE + ".part")
+        torch.save(state, part)
+        part.replace(folder / STATE_FILE)
+
+    def load(self, file: Path, *, restart: bool) -> None:
+        """Continue from a state file.
+
+        Args:
+            restart: take the averaged weights only and begin a phase; otherwise go on within the same phase.
+        """
+        state = torch.load(file, map_location=self.device, weights_only=True)
+        if restart or state["phase"] != self.phase_name:
+            self.network.load_state_dict(state["average"]["weights"])
+            self.average = WeightAverage(self.network, self.phase.average)
+            return
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.crops, self.batches = state["crops"], state["batches"]
+
+
+def main() -> int:
+    """Command line."""
+    options = _parse_options()
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    phase = PHASES[options.phase]
+    if options.crops:
+        phase = replace(phase, crops=options.crops)
+    dtype = torch.float32 if options.float32 else torch.bfloat16
+    trainer = Trainer(options.phase, phase, device, dtype, options.seed)
+    file = options.state / STATE_FILE
+    if file.exists():
+        trainer.load(file, restart=options.restart)
+    elif options.start is not None:
+        trainer.load(options.start, restart=True)
+    real = real_sets(options.data) if options.data else []
+    stream = BatchStream(phase.plans, real, options.seed + trainer.batches)
+    loader = DataLoader(
+        stream, batch_size=None, num_workers=options.workers, prefetch_factor=4, pin_memory=False
+    )
+    run(trainer, iter(loader), options.state, options.minutes)
+    return 0
+
+
+def real_sets(data: Path) -> list[RealSet]:
+    """The training splits of the data sets whose licence allows it, in memory."""
+    samples = split(find_samples(data), "train")
+    by_set = {name: [sample for sample in samples if sample.dataset == name] for name in SHARE_OF_REAL}
+    return [
+        RealSet(SHARE_OF_REAL[name], [sample.load() for sample in found])
+        for name, found in by_set.items()
+        if found
+    ]
+
+
+def run(trainer: Trainer, batches: Iterator[Batch], folder: Path, minutes: float) -> None:
+    """Train until the phase or the time is over, or someone asks to stop."""
+    stopped: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        stopped.append(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    started = saved = told_at = time.monotonic()
+    first_crops, sums = trainer.crops, Means()
+    trainer.train_mode()
+    try:
+        while not (trainer.done or stopped or time.monotonic() - started > 60 * minutes):
+            sums.add(trainer.step(next(batches)))
+            now = time.monotonic()
+            if now - told_at > REPORT_EVERY_S:
+                pace = (trainer.crops - first_crops) / (now - started)
+                print(f"{(now - started) / 60:.1f} min  {trainer.crops} crops  {pace:.1f}/s  "
+                      f"rate {trainer.rate():.1e}  {sums.read()}", flush=True)  # fmt: skip
+                told_at, sums = now, Means()
+            if now - saved > SAVE_EVERY_S:
+                trainer.save(folder)
+                saved = now
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        trainer.save(folder)
+    print(f"{trainer.crops} of {trainer.phase.crops} crops seen; saved in {folder}", flush=True)
+
+
+class Means:
+    """Running means of named numbers, without those that are NaN."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+
+    def add(self, told: dict[str, float]) -> None:
+        """Count a batch."""
+        for name, value in told.items():
+            if math.isfinite(value):
+                self.values.setdefault(name, []).append(value)
+
+    def read(self) -> str:
+        """`name mean` of each."""
+        return "  ".join(f"{name} {_mean(values):.4f}" for name, values in self.values.items())
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
+    parser.add_argument("--state", type=Path, required=True, help="folder of the state file")
+    parser.add_argument("--phase", choices=PHASES, default="features")
+    parser.add_argument("--start", type=Path, help="state file of an earlier phase to begin from")
+    parser.add_argument(
+        "--restart", action="store_true", help="begin the phase anew from the averaged weights"
+    )
+    parser.add_argument("--data", type=Path, help="folder of data sets (NAME/images, NAME/masks)")
+    parser.add_argument("--crops", type=int, default=0, help="instead of the phase's own number")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop and save after so long")
+    parser.add_argument("--device")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
+    parser.add_argument("--float32", action="store_true", help="instead of bfloat16")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
