@@ -86,6 +86,7 @@ PHASES = {
         average=0.98,
     ),
 }
+SCHEDULE = ("features", "prompts", "frame")
 
 
 class Trainer:
@@ -200,14 +201,10 @@ class Trainer:
         torch.save(state, part)
         part.replace(folder / STATE_FILE)
 
-    def load(self, file: Path, *, restart: bool) -> None:
-        """Continue from a state file.
-
-        Args:
-            restart: take the averaged weights only and begin a phase; otherwise go on within the same phase.
-        """
+    def load(self, file: Path) -> None:
+        """Go on with the phase of a state file; begin another phase with its averaged weights."""
         state = torch.load(file, map_location=self.device, weights_only=True)
-        if restart or state["phase"] != self.phase_name:
+        if state["phase"] != self.phase_name:
             self.network.load_state_dict(state["average"]["weights"])
             self.average = WeightAverage(self.network, self.phase.average)
             return
@@ -222,23 +219,31 @@ def main() -> int:
     options = _parse_options()
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
-    phase = PHASES[options.phase]
-    if options.crops:
-        phase = replace(phase, crops=options.crops)
     dtype = torch.float32 if options.float32 else torch.bfloat16
-    trainer = Trainer(options.phase, phase, device, dtype, options.seed)
-    file = options.state / STATE_FILE
-    if file.exists():
-        trainer.load(file, restart=options.restart)
-    elif options.start is not None:
-        trainer.load(options.start, restart=True)
     real = real_sets(options.data) if options.data else []
-    stream = BatchStream(phase.plans, real, options.seed + trainer.batches)
-    loader = DataLoader(
-        stream, batch_size=None, num_workers=options.workers, prefetch_factor=4, pin_memory=False
-    )
-    run(trainer, iter(loader), options.state, options.minutes)
+    ends = time.monotonic() + 60 * options.minutes
+    file = options.state / STATE_FILE
+    for name in phases_to_run(options.phase, file):
+        phase = replace(PHASES[name], crops=options.crops or PHASES[name].crops)
+        trainer = Trainer(name, phase, device, dtype, options.seed)
+        if file.exists() or options.start is not None:
+            trainer.load(file if file.exists() else options.start)
+        stream = BatchStream(phase.plans, real, options.seed + trainer.batches)
+        loader = DataLoader(stream, batch_size=None, num_workers=options.workers, prefetch_factor=4)
+        run(trainer, iter(loader), options.state, (ends - time.monotonic()) / 60)
+        if not trainer.done:
+            break
     return 0
+
+
+def phases_to_run(asked: str | None, file: Path) -> tuple[str, ...]:
+    """The phase that was asked for, else those of the schedule that the state has not finished."""
+    if asked is not None:
+        return (asked,)
+    if not file.exists():
+        return SCHEDULE
+    reached: str = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["phase"]
+    return SCHEDULE[SCHEDULE.index(reached) :]
 
 
 def real_sets(data: Path) -> list[RealSet]:
@@ -313,7 +318,7 @@ def _parse_options() -> argparse.Namespace:
         "--restart", action="store_true", help="begin the phase anew from the averaged weights"
     )
     parser.add_argument("--data", type=Path, help="folder of data sets (NAME/images, NAME/masks)")
-    parser.add_argument("--crops", type=int, default=0, help="instead of the phase's own number")
+    parser.add_argument("--crops", type=int, default=0, help="a phase, instead of its own number")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop and save after so long")
     parser.add_argument("--device")
     parser.add_argument("--threads", type=int, default=0)

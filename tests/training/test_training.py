@@ -15,7 +15,7 @@ from training.export import export
 from training.losses import coverage, head_loss, mask_loss
 from training.network import DropletNetwork, PromptBatch, initialise
 from training.stream import BatchStream, CropPlan
-from training.train import PHASES, STATE_FILE, Phase, Trainer, run
+from training.train import PHASES, SCHEDULE, STATE_FILE, Phase, Trainer, phases_to_run, run
 
 TINY = Phase(
     (CropPlan(1.0, 64, 2, clear=3, corrected=1, scene_px=96, scales=(0.8, 1.2)),),
@@ -174,13 +174,34 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
         first.step(batch)
     first.save(tmp_path / "b")
     second = tiny_trainer()
-    second.load(tmp_path / "b" / STATE_FILE, restart=False)
+    second.load(tmp_path / "b" / STATE_FILE)
     assert (second.crops, second.batches) == (4, 2)
     run(second, iter(fixed[2:]), tmp_path / "b", math.inf)
     assert second.done
     for name, value in straight.average.weights.items():
         assert torch.allclose(value.float(), second.average.weights[name].float(), atol=1e-6), name
     assert not (tmp_path / "b" / (STATE_FILE + ".part")).exists()
+
+
+def test_another_phase_begins_with_the_average(tmp_path):
+    first = tiny_trainer()
+    first.average.weights["head.out.bias"].fill_(0.25)
+    first.crops = 8
+    first.save(tmp_path)
+    second = Trainer("other", TINY, torch.device("cpu"), torch.float32, seed=3)
+    second.load(tmp_path / STATE_FILE)
+    assert second.crops == 0
+    assert second.network.head.out.bias.tolist() == [0.25] * 5
+
+
+def test_the_schedule_goes_on_with_the_phase_it_had_reached(tmp_path):
+    file = tmp_path / STATE_FILE
+    assert phases_to_run(None, file) == SCHEDULE
+    trainer = tiny_trainer()
+    trainer.phase_name = SCHEDULE[1]
+    trainer.save(tmp_path)
+    assert phases_to_run(None, file) == SCHEDULE[1:]
+    assert phases_to_run("smoke", file) == ("smoke",)
 
 
 def test_what_is_exported_is_what_the_engine_loads(tmp_path):
