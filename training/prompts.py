@@ -82,6 +82,8 @@ def draw_prompts(rng: Generator, crop: Crop, clear: int, corrected: int) -> tupl
     usable = objects.usable()
     usable_inclusions = inclusions.usable()
     ground = int(objects.areas[0])
+    if not len(usable) and not ground:  # one object is the whole crop
+        usable = np.flatnonzero(objects.areas[1:]) + 1
     beside = int(rng.integers(1, max(2, clear // 5) + 1)) if ground > 50 else 0
     if len(usable):
         odds = objects.areas[usable] ** 0.25

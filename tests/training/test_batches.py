@@ -137,6 +137,14 @@ def test_prompts_where_there_is_nothing():
     assert not corrected.objects.any()
 
 
+def test_prompts_where_one_object_is_everything():
+    full = np.ones((64, 64), np.int32)
+    crop = Crop(np.zeros((64, 64, 3), np.uint8), full, 0 * full, full < 0)
+    clear, corrected = draw_prompts(np.random.default_rng(0), crop, 6, 2)
+    assert clear.objects.tolist() == [1] * 6
+    assert corrected.objects.tolist() == [1] * 2
+
+
 def test_places_in_the_frame_are_added_to_the_prompts():
     rng = np.random.default_rng(0)
     batch = make_batch(rng, CropPlan(1, 64, 3, clear=4, corrected=2), [drawn_crop() for _ in range(3)])
