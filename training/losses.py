@@ -63,7 +63,12 @@ def coverage(labels: Tensor, wanted: Tensor) -> Tensor:
 
 
 def mask_loss(
-    logits: Tensor, iou: Tensor, target: Tensor, inner: Tensor, ambiguous: Tensor
+    logits: Tensor,
+    iou: Tensor,
+    target: Tensor,
+    inner: Tensor,
+    ambiguous: Tensor,
+    ground_share: float = 1.0,
 ) -> tuple[Tensor, Tensor, MaskStatistics]:
     """Loss of masks and of predicted IoU over N prompts.
 
@@ -74,13 +79,15 @@ def mask_loss(
         logits: (N, 4, h, w); iou: (N, 4).
         target: (N, h, w) coverage of the object meant, all 0 if none; inner: likewise of an inclusion.
         ambiguous: (N,) bool.
+        ground_share: 1 counts the ground beside an object in full, 0 about as much as the object. New
+            networks begin at 0: the ground of small objects outweighs them by far, and empty masks are a trap.
     """
     goals = torch.stack([target, inner], dim=1)
     valid = goals.flatten(2).sum(-1) > 0
     nothing = ~valid.any(1)
     single_goal = torch.where(valid[:, 0, None, None], target, inner)
-    losses = _pair_losses(logits[:, 1:], goals, nothing)
-    first = _pair_losses(logits[:, :1], single_goal[:, None], nothing)[:, 0, 0]
+    losses = _pair_losses(logits[:, 1:], goals, nothing, ground_share)
+    first = _pair_losses(logits[:, :1], single_goal[:, None], nothing, ground_share)[:, 0, 0]
     counted = valid.clone()
     counted[nothing, 0] = True
     best = torch.where(counted, losses.min(1).values, 0).sum(1) / counted.sum(1)
@@ -95,12 +102,15 @@ def mask_loss(
     return loss, iou_loss, _statistics(iou.detach(), reached, ambiguous, nothing)
 
 
-def _pair_losses(logits: Tensor, goals: Tensor, nothing: Tensor) -> Tensor:
-    """(N, K, h, w) against (N, J, h, w): (N, K, J) of focal loss balanced by the object's area, plus dice."""
+def _pair_losses(logits: Tensor, goals: Tensor, nothing: Tensor, ground_share: float) -> Tensor:
+    """(N, K, h, w) against (N, J, h, w): (N, K, J) of focal loss balanced by area, plus dice."""
     x, t = logits.flatten(2)[:, :, None], goals.flatten(2)[:, None]
     p = x.sigmoid()
     area = t.sum(-1)
-    focal = ((F.softplus(x) - x * t) * (t - p).abs() ** FOCAL_EXPONENT).sum(-1)
+    balance = (4 * area / x.shape[-1]).clamp(max=1) * (1 - ground_share) + ground_share
+    ground_weight = torch.where(nothing[:, None, None], 1.0, balance)[..., None]
+    weight_of_cell = torch.where(t > 0, 1.0, ground_weight)
+    focal = ((F.softplus(x) - x * t) * (t - p) ** FOCAL_EXPONENT * weight_of_cell).sum(-1)
     # the plain form, balanced by the whole picture, collapses to empty masks
     balanced = focal / torch.where(nothing[:, None, None], 0.08 * x.shape[-1], area + 25)
     dice = 1 - (2 * (p * t).sum(-1) + 1) / ((p * p).sum(-1) + (t * t).sum(-1) + 1)

@@ -138,6 +138,8 @@ def _initialise_decoder(sam: Sam) -> None:
         attention.v_proj.weight += torch.eye(256)
         attention.out_proj.weight += kept * torch.eye(256)
     list(decoder.iou_prediction_head.parameters())[-1].fill_(0.5)
+    for network in decoder.output_hypernetworks_mlps:  # so that the first masks are undecided, not wrong
+        list(network.parameters())[-2].mul_(0.1)
 
 
 def _look_at_own_place(attention: Attention, strength: float) -> None:

@@ -46,6 +46,7 @@ class Phase:
         warm_up: batches over which the rate rises.
         average: decay of the running average of the weights.
         frozen_statistics: batch normalisation uses the statistics gathered so far.
+        ground_ramp: batches over which the ground beside objects comes to count in full (see `mask_loss`).
     """
 
     plans: tuple[CropPlan, ...]
@@ -57,6 +58,7 @@ class Phase:
     final: float = 0.05
     average: float = 0.998
     frozen_statistics: bool = False
+    ground_ramp: int = 0
 
 
 PHASES = {
@@ -68,6 +70,7 @@ PHASES = {
         ),
         crops=60_000,
         rate=4e-4,
+        ground_ramp=1500,
     ),
     "frame": Phase(
         (
@@ -107,6 +110,11 @@ class Trainer:
             for name, weight in self.network.named_parameters()
             if not any(part in name for part in NEVER_TRAINED)
         }
+        # apart, so that a decoder that has everything to learn does not drown what the encoder is told
+        self.clipped_together = [
+            [weight for name, weight in self.trained.items() if name.startswith(part)]
+            for part in ("sam.image_encoder", ("sam.mask_decoder", "sam.prompt_encoder"), "head")
+        ]
         self.optimiser = self._make_optimiser()
         self.crops, self.batches = 0, 0
 
@@ -160,7 +168,7 @@ class Trainer:
             told |= {"masks": float(masks.detach()), "iou": float(iou.detach()), **statistics._asdict()}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), LONGEST_STEP)
+        norm = max(nn.utils.clip_grad_norm_(part, LONGEST_STEP) for part in self.clipped_together)
         if torch.isfinite(norm):
             self.optimiser.step()
             self.average.update(self.network)
@@ -171,13 +179,14 @@ class Trainer:
     def _prompt_losses(self, embeddings: Tensor, batch: Batch) -> tuple[Tensor, Tensor, MaskStatistics]:
         assert batch.objects is not None and batch.inclusions is not None  # noqa: S101 (for the type checker)
         objects, inclusions = batch.objects.to(self.device), batch.inclusions.to(self.device)
+        share = min(1.0, self.batches / self.phase.ground_ramp) if self.phase.ground_ramp else 1.0
         losses, told = [], []
         for prompts in batch.prompts:
             moved = type(prompts)(*(value.to(self.device) for value in prompts))
             masks = self.network.decode(embeddings, batch.offsets, moved, self.dtype)
             target, inner = coverage(objects, moved.objects), coverage(inclusions, moved.inclusions)
             mask, iou, statistics = mask_loss(
-                masks.logits, masks.iou, target, inner, moved.ambiguous.flatten()
+                masks.logits, masks.iou, target, inner, moved.ambiguous.flatten(), share
             )
             losses.append(torch.stack([mask, iou]))
             told.append(statistics)
