@@ -10,10 +10,11 @@ from sam_engine.engine import SamEngine
 from service import problems, telemetry
 from service.keys import KeyRing
 from service.limits import RateLimiter, open_limiter
-from service.routes import health, segment
+from service.routes import analysis, health, segment, sequence
 from service.routes.context import EXTENSION, Context
 from service.segmentation import Segmenter
-from service.settings import PROJECT, Settings, load_settings
+from service.settings import Settings, load_settings
+from service.startup import build_engine
 
 BASE64_GROWTH = 4 / 3
 BODY_ALLOWANCE_BYTES = 2**20
@@ -47,24 +48,12 @@ def create_app(
     telemetry.register(app)
     auth_middleware.Gatekeeper(build_key_ring(settings), limiter).register(app)
     problems.register(app)
-    app.register_blueprint(segment.blueprint)
-    app.register_blueprint(health.blueprint)
+    for blueprint in (segment.blueprint, analysis.blueprint, sequence.blueprint, health.blueprint):
+        app.register_blueprint(blueprint)
     if settings.warm_model:
         engine.warm()
         log.info("model loaded and warm")
     return app
-
-
-def build_engine(settings: Settings) -> SamEngine:
-    """The engine that the settings describe; nothing is loaded yet."""
-    return SamEngine(
-        PROJECT / "model",
-        settings.sam_model_path,
-        model_type=settings.sam_model_type,
-        device=settings.sam_device,
-        precision=settings.sam_precision,
-        cache_bytes=settings.embed_cache_mb * 2**20,
-    )
 
 
 def build_key_ring(settings: Settings) -> KeyRing:

@@ -5,13 +5,22 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from sam_engine.calibration import Calibration, calibrate
+from sam_engine.calibration import Calibration
 from sam_engine.masks import encode_rle, polygons
 from sam_engine.measure import Measurement
+from service.analysis import Analysis
+from service.analysis_answers import (
+    AnalysisAnswer,
+    CalibrationAnswer,
+    analysis_answer,
+    calibration_answer,
+    fit_answer,
+    significant,
+)
 from service.exports.png import mask_png
+from service.objects import SegmentedObject
 from service.provenance import FilterApplied, ImageInfo, ModelInfo, filters_applied, image_info, model_info
-from service.schemas import MaskForm
-from service.segmentation import Segmentation, SegmentedObject
+from service.segmentation import Segmentation
 
 DECIMALS = 4
 
@@ -46,7 +55,12 @@ class EdgeStats(TypedDict):
 
 
 class MaskAnswer(TypedDict):
-    """A mask; lengths in pixels, and in micrometres where `um_per_px` was given."""
+    """A mask; lengths in pixels, and in micrometres where there is a calibration.
+
+    `counted` to `fit` come with an analysis: whether its statistics are over the object, how many objects it
+    stands for, the object around it, those in it, its diameter with them, and the curve through its edge (or
+    `reason`, why there is none).
+    """
 
     id: int
     bbox: list[int]
@@ -72,6 +86,13 @@ class MaskAnswer(TypedDict):
     equivalent_diameter_um: NotRequired[float]
     max_feret_diameter_um: NotRequired[float]
     perimeter_um: NotRequired[float]
+    counted: NotRequired[bool]
+    border_weight: NotRequired[float]
+    parent_id: NotRequired[int | None]
+    children: NotRequired[list[int]]
+    outline_diameter: NotRequired[float]
+    outline_diameter_um: NotRequired[float]
+    fit: NotRequired[dict[str, Any]]
     image: NotRequired[str]
     rle: NotRequired[dict[str, Any]]
     polygon: NotRequired[list[list[float]]]
@@ -104,19 +125,17 @@ class SegmentAnswer(TypedDict):
     summary_statistics: dict[str, Any]
     timings_ms: dict[str, float]
     embedding_id: str
+    calibration: NotRequired[CalibrationAnswer]
+    analysis: NotRequired[AnalysisAnswer]
 
 
 def segment_answer(found: Segmentation) -> SegmentAnswer:
     """Write a segmentation out; intensities and lengths are rounded to four decimals."""
-    options, verdict = found.options, found.verdict
-    calibration = None if options.um_per_px is None else calibrate(options.um_per_px)
+    verdict, calibration = found.verdict, found.calibration
     with found.watch.stage("output"):
-        masks = [
-            _mask_answer(item, options.output.masks, options.output.unfiltered, calibration)
-            for item in found.objects
-        ]
+        masks = [_mask_answer(item, found) for item in found.objects]
     cleaned = verdict.count("clean.")
-    return SegmentAnswer(
+    answer = SegmentAnswer(
         success=True,
         model=model_info(found.model),
         image=image_info(found),
@@ -138,6 +157,11 @@ def segment_answer(found: Segmentation) -> SegmentAnswer:
         timings_ms=found.watch.read(),
         embedding_id=found.embedding_id,
     )
+    if found.scale is not None:
+        answer["calibration"] = calibration_answer(found.scale)
+    if found.analysis is not None:
+        answer["analysis"] = analysis_answer(found.analysis, found.scale)
+    return answer
 
 
 def rounded(value: Any) -> Any:
@@ -151,20 +175,21 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def _mask_answer(
-    item: SegmentedObject, forms: list[MaskForm], unfiltered: bool, calibration: Calibration | None
-) -> MaskAnswer:
+def _mask_answer(item: SegmentedObject, found: Segmentation) -> MaskAnswer:
     answer = _measured(item)
     mask = item.mask
     if mask.prompt_index is not None and mask.mask_index is not None and item.mask_input_id is not None:
         answer["prompt_index"], answer["mask_index"] = mask.prompt_index, mask.mask_index
         answer["mask_input_id"] = item.mask_input_id
-    if unfiltered:
+    if found.options.output.unfiltered:
         answer["removed_by"] = item.removed_by
     if item.intensity_class is not None:
         answer["intensity_class"] = item.intensity_class
-    if calibration is not None:
-        answer.update(rounded(calibration.shape(item.measurement.shape)))
+    if found.calibration is not None:
+        answer.update(rounded(found.calibration.shape(item.measurement.shape)))
+    if found.analysis is not None and item.removed_by is None:
+        _add_analysis(answer, found.analysis, found.calibration)
+    forms = found.options.output.masks
     if "png" in forms:
         answer["image"] = "data:image/png;base64," + base64.b64encode(mask_png(mask)).decode("ascii")
     if "rle" in forms:
@@ -172,6 +197,23 @@ def _mask_answer(
     if "polygon" in forms:
         answer["polygon"] = [rounded(outline.ravel().tolist()) for outline in polygons(mask)]
     return answer
+
+
+def _add_analysis(answer: MaskAnswer, analysis: Analysis, calibration: Calibration | None) -> None:
+    """What was asked for of this object."""
+    number = answer["id"]
+    answer["counted"] = number in analysis.weights
+    if analysis.parameters.border_correction:
+        answer["border_weight"] = significant(analysis.weights.get(number, 0.0))
+    if analysis.parameters.inclusions:
+        answer["parent_id"] = analysis.parent_of[number]
+        answer["children"] = analysis.children_of.get(number, [])
+        answer["outline_diameter"] = rounded(analysis.diameters[number])
+        if calibration is not None:
+            answer["outline_diameter_um"] = rounded(calibration.um_per_px * analysis.diameters[number])
+    if number in analysis.fits:
+        um_per_px = None if calibration is None else calibration.um_per_px
+        answer["fit"] = fit_answer(analysis.fits[number], um_per_px)
 
 
 def _measured(item: SegmentedObject) -> MaskAnswer:

@@ -9,6 +9,7 @@ from sam_engine.measure import Measurement
 from service.schemas import CleanInput, FiltersInput
 
 MIN_MASKS_TO_CLEAN = 3
+ON_SCALE_BAR = "scale_bar"
 
 Measure = Callable[[Measurement], float]
 
@@ -53,15 +54,26 @@ class Verdict:
         return sum(removed for _, _, removed in self.applied)
 
 
-def judge(measurements: Sequence[Measurement], filters: FiltersInput, named_only: bool) -> Verdict:
-    """The cleaning step first, then each filter in the order of the schema.
+def judge(
+    measurements: Sequence[Measurement],
+    filters: FiltersInput,
+    named_only: bool,
+    on_scale_bar: Sequence[bool] = (),
+) -> Verdict:
+    """What lies on the scale bar goes first, then the cleaning step, then each filter in the schema's order.
 
     Args:
         named_only: apply only the filters that the request names, not the defaults (prompted masks).
+        on_scale_bar: for each mask whether it is part of the scale bar; empty if there is none.
     """
-    removed_by: list[str | None] = [None] * len(measurements)
-    if filters.clean is not None and filters.clean.enabled and len(measurements) >= MIN_MASKS_TO_CLEAN:
-        removed_by = _clean(measurements, filters.clean)
+    removed_by: list[str | None] = [ON_SCALE_BAR if on else None for on in on_scale_bar]
+    removed_by = removed_by or [None] * len(measurements)
+    objects = [i for i, removed in enumerate(removed_by) if removed is None]
+    if filters.clean is not None and filters.clean.enabled and len(objects) >= MIN_MASKS_TO_CLEAN:
+        for i, removed in zip(
+            objects, _clean([measurements[i] for i in objects], filters.clean), strict=True
+        ):
+            removed_by[i] = removed
     bounds = _bounds(filters, named_only)
     for i, measurement in enumerate(measurements):
         if removed_by[i] is None:
@@ -103,6 +115,8 @@ def _outside(measure: Measure, bound: float, least: bool) -> Callable[[Measureme
 
 
 def _value(filters: FiltersInput, name: str) -> object:
+    if name == ON_SCALE_BAR:
+        return True
     holder: object = filters
     for part in name.split("."):
         holder = getattr(holder, part)

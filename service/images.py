@@ -3,6 +3,8 @@
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,13 +72,40 @@ def decode(data: bytes, limits: ImageLimits, page: int = 0) -> Picture:
         DamagedImage: the data ends early or is broken.
         InvalidInput: the file has no such page.
     """
+    with _opened(data, limits) as image:
+        pages = _count_pages(image)
+        if page >= pages:
+            raise InvalidInput("page", f"={page} lies outside 0..{pages - 1}")
+        if page and not isinstance(image, TiffImagePlugin.TiffImageFile):
+            _check_frames(image, limits, page + 1)
+        return _picture(data, image, limits, page, pages)
+
+
+def count_pages(data: bytes, limits: ImageLimits) -> int:
+    """How many pictures a file has; errors as `decode`."""
+    with _opened(data, limits) as image:
+        return _count_pages(image)
+
+
+def decode_pages(data: bytes, limits: ImageLimits) -> Iterator[Picture]:
+    """Every picture of a file, one at a time; each of them as `decode` gives it, and errors as there."""
+    with _opened(data, limits) as image:
+        pages = _count_pages(image)
+        for page in range(pages):
+            yield _picture(data, image, limits, page, pages)
+
+
+@contextmanager
+def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
+    """A picture whose first page has been judged and none decoded; what fails in the block is named."""
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(f"the file has more than {limits.max_bytes:,} bytes, the most that are taken")
     if not SIGNATURE.match(data):
         raise UnsupportedImage("the file is not a JPEG, PNG, WebP, TIFF or BMP picture")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return _picture(data, image, limits, page)
+            _check_pixels(image, limits)
+            yield image
     except UnidentifiedImageError as error:
         raise DamagedImage("the header of the picture is damaged") from error
     except (ServiceError, InvalidInput):
@@ -85,13 +114,7 @@ def decode(data: bytes, limits: ImageLimits, page: int = 0) -> Picture:
         raise DamagedImage(f"the picture is damaged: {_reason(error)}") from error
 
 
-def _picture(data: bytes, image: Image.Image, limits: ImageLimits, page: int) -> Picture:
-    _check_pixels(image, limits)
-    pages = _count_pages(image)
-    if page >= pages:
-        raise InvalidInput("page", f"={page} lies outside 0..{pages - 1}")
-    if page and not isinstance(image, TiffImagePlugin.TiffImageFile):
-        _check_frames(image, limits, page + 1)
+def _picture(data: bytes, image: Image.Image, limits: ImageLimits, page: int, pages: int) -> Picture:
     image.seek(page)
     _check_pixels(image, limits)
     colours = _deep_colours(data, image) if page == 0 else None

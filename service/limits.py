@@ -54,18 +54,18 @@ class RateLimiter:
         self._strategy = MovingWindowRateLimiter(storage)
         self._clock = clock
 
-    def hit(self, key_id: str, per_hour: int) -> Allowance:
-        """Count one request of `key_id` if fewer than `per_hour` were let through in the last hour.
+    def hit(self, key_id: str, per_hour: int, amount: int = 1) -> Allowance:
+        """Count `amount` requests of `key_id` if at most `per_hour` are then let through in an hour.
 
         Raises:
-            ValueError: `per_hour` is below 1; a client without a limit is not asked about at all.
+            ValueError: `per_hour` or `amount` is below 1; a client without a limit is not asked about at all.
         """
-        if per_hour < 1:
-            raise ValueError(f"per_hour={per_hour} must be at least 1")
+        if per_hour < 1 or amount < 1:
+            raise ValueError(f"per_hour={per_hour} and amount={amount} must be at least 1")
         window = HourlyWindow(per_hour)
         if isinstance(self._storage, SqliteStorage):
-            return _hit_at_once(self._storage, window, key_id)
-        return self._hit_then_ask(window, key_id)
+            return _hit_at_once(self._storage, window, key_id, amount)
+        return self._hit_then_ask(window, key_id, amount)
 
     def check(self) -> bool:
         """Whether the storage answers."""
@@ -76,9 +76,9 @@ class RateLimiter:
         if isinstance(self._storage, SqliteStorage):
             self._storage.close()
 
-    def _hit_then_ask(self, window: HourlyWindow, key_id: str) -> Allowance:
+    def _hit_then_ask(self, window: HourlyWindow, key_id: str, amount: int) -> Allowance:
         """For storages that answer yes or no: other requests may slip in before the second question."""
-        allowed = self._strategy.hit(window, key_id)
+        allowed = self._strategy.hit(window, key_id, cost=amount)
         stats = self._strategy.get_window_stats(window, key_id)
         remaining = max(0, stats.remaining) if allowed else 0
         wait_s = stats.reset_time - self._clock()
@@ -91,11 +91,11 @@ def open_limiter(database: Path, clock: Callable[[], float] = time.time) -> Rate
     return RateLimiter(SqliteStorage(database, clock=clock), clock)
 
 
-def _hit_at_once(storage: SqliteStorage, window: HourlyWindow, key_id: str) -> Allowance:
-    outcome = storage.acquire(window.key_for(key_id), window.amount, window.get_expiry())
+def _hit_at_once(storage: SqliteStorage, window: HourlyWindow, key_id: str, amount: int) -> Allowance:
+    outcome = storage.acquire(window.key_for(key_id), window.amount, window.get_expiry(), amount)
     remaining = max(0, window.amount - outcome.count)
     return Allowance(outcome.acquired, window.amount, remaining, _whole_seconds(outcome.wait_s, window))
 
 
 def _whole_seconds(wait_s: float, window: HourlyWindow) -> int:
-    return min(max(math.ceil(wait_s), 1), window.get_expiry())
+    return max(1, math.ceil(min(wait_s, window.get_expiry())))

@@ -131,11 +131,19 @@ def _answer_content(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
 
 
 def _request_content(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
+    content: dict[str, Any] = {}
     if operation.json is not None:
-        return {"application/json": {"schema": schemas.of(operation.json)}}
-    if not operation.takes_file:
-        return {}
-    properties: dict[str, Any] = {"file": {"type": "string", "format": "binary"}}
+        content["application/json"] = {"schema": schemas.of(operation.json)}
+    if operation.takes_file is not None:
+        content["multipart/form-data"] = _form_content(operation, operation.takes_file, schemas)
+    return content
+
+
+def _form_content(operation: Operation, file_field: str, schemas: _Schemas) -> dict[str, Any]:
+    file: dict[str, Any] = {"type": "string", "format": "binary"}
+    if file_field != "file":
+        file = {"type": "array", "items": file, "minItems": 1}
+    properties: dict[str, Any] = {file_field: file}
     encoding = {}
     if operation.form is not None:
         fields = schemas.definitions[operation.form.__name__]["properties"]
@@ -144,17 +152,17 @@ def _request_content(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     schema = {
         "type": "object",
         "properties": properties,
-        "required": ["file"],
+        "required": [file_field],
         "additionalProperties": False,
     }
-    return {"multipart/form-data": {"schema": schema, "encoding": encoding}}
+    return {"schema": schema, "encoding": encoding}
 
 
 def _possible_errors(operation: Operation) -> list[int]:
     errors = [] if operation.access is Access.PUBLIC else [401]
     if operation.access is Access.ADMIN:
         errors.append(403)
-    if operation.json is not None or operation.takes_file:
+    if operation.json is not None or operation.takes_file is not None:
         errors += [400, 413, 415, 422]
     if operation.access is Access.LIMITED:
         errors.append(429)

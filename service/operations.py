@@ -6,7 +6,7 @@ Authentication, limits and `/openapi.json` all read it from the view function.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -26,8 +26,8 @@ class Operation:
 
     Attributes:
         json: schema of a JSON body.
-        form: schema of the fields of a multipart body beside its `file`.
-        takes_file: whether there is a multipart field `file`.
+        form: schema of the fields of a multipart body beside its file.
+        takes_file: the multipart field with the picture, `file`, or with several, `files`.
         answer: type of the JSON answer, as pydantic reads it; None where it is not JSON.
         media_types: of the answer, besides JSON.
     """
@@ -37,7 +37,7 @@ class Operation:
     access: Access = Access.LIMITED
     json: type[BaseModel] | None = None
     form: type[BaseModel] | None = None
-    takes_file: bool = False
+    takes_file: Literal["file", "files"] | None = None
     answer: Any = None
     media_types: tuple[str, ...] = ()
 

@@ -7,7 +7,6 @@ import sqlite3
 from typing import Any
 
 from flask import Flask, Response, g, json
-from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from sam_engine.errors import EngineError, InvalidInput, ModelUnavailable
@@ -69,14 +68,6 @@ def problem(
     return Response(json.dumps(body), status, content_type="application/problem+json")
 
 
-def invalid_request(error: ValidationError, prefix: str = "") -> InvalidRequest | MalformedRequest:
-    """A schema's complaints as one of our errors; text that is not JSON at all is malformed."""
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
-    if problems and problems[0]["type"] == "json_invalid":
-        return MalformedRequest(f"{prefix or 'the body'} is not valid JSON: {problems[0]['msg']}")
-    return InvalidRequest([FieldError(_path(p["loc"], prefix), _sentence(p["msg"])) for p in problems])
-
-
 def status_of(error: Exception) -> tuple[int, str, str]:
     """Status, code and title of an error, by its nearest listed class."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), INTERNAL)
@@ -129,15 +120,3 @@ def _unknown(error: Exception) -> Response:
     if full:
         return problem(*DISK_FULL, "there is no space left to store what the request needs")
     return problem(*INTERNAL, "the error has been logged under this request_id")
-
-
-def _path(location: tuple[int | str, ...], prefix: str) -> str:
-    """`("prompts", 0, "points", 1)` to `prompts[0].points[1]`."""
-    path = prefix
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f"{'.' if path else ''}{part}"
-    return path
-
-
-def _sentence(message: str) -> str:
-    return message.removeprefix("Value error, ")

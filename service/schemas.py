@@ -2,13 +2,25 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 MAX_POINTS = 1000
 MAX_PROMPTS = 1000
+MIN_RESAMPLES, MAX_RESAMPLES = 200, 10_000
 
 MaskForm = Literal["png", "rle", "polygon", "none"]
-OutputFormat = Literal["json", "coco", "yolo", "geojson", "csv", "labels", "overlay", "zip"]
+OutputFormat = Literal[
+    "json", "coco", "yolo", "geojson", "csv", "labels", "overlay", "zip", "html", "svg", "plot"
+]
+SequenceFormat = Literal["json", "csv", "zip"]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -174,12 +186,52 @@ class OutputInput(RequestModel):
     )
 
 
-class SegmentOptions(RequestModel):
-    """What to do with a picture; multipart requests send each field as JSON text."""
+class DigitalPcrInput(RequestModel):
+    """Droplet digital PCR: objects of the class `high` are the positive partitions."""
 
-    prompts: list[PromptInput] | None = Field(
-        None, min_length=1, max_length=MAX_PROMPTS, description="segment these; without them, everything"
+    droplet_volume_nl: float | None = Field(
+        None, gt=0, le=1e6, description="nanolitres a droplet; adds copies per microlitre"
     )
+
+
+class AnalysisInput(RequestModel):
+    """Statistics with their uncertainty, over the objects that no filter removed."""
+
+    confidence: float = Field(0.95, ge=0.5, le=0.999, description="level of every interval")
+    resamples: int = Field(
+        1000,
+        ge=0,
+        le=MAX_RESAMPLES,
+        description="of the bootstrap, at least 200; 0 leaves out the intervals of sizes",
+    )
+    border_correction: bool = Field(
+        False,
+        description="leave out objects that touch an edge of the picture, and weight each of the others by "
+        "the inverse of its chance not to (Miles and Lantuejoul, ISO 13322-1)",
+    )
+    fit: Literal["circle", "ellipse"] | None = Field(
+        None, description="fit one to the sub-pixel boundary of each object; `fit` of a mask"
+    )
+    digital_pcr: DigitalPcrInput | None = Field(
+        None, description="needs the classes of `filters.enable_intensity_coloring`"
+    )
+    inclusions: bool = Field(
+        False,
+        description="objects inside objects: `parent_id` and `children` of a mask; sizes are those of the "
+        "outermost objects",
+    )
+
+    @field_validator("resamples")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if 0 < value < MIN_RESAMPLES:
+            raise ValueError(f"must be 0 or at least {MIN_RESAMPLES}")
+        return value
+
+
+class PictureOptions(RequestModel):
+    """What is done with a picture, or with each of a sequence."""
+
     automatic: AutomaticInput = Field(
         default_factory=AutomaticInput, description="how everything is segmented"
     )
@@ -190,12 +242,79 @@ class SegmentOptions(RequestModel):
     preprocessing: Preprocessing = Field(
         default_factory=Preprocessing, description="changes to what the network sees; none by default"
     )
-    output: OutputInput = Field(default_factory=OutputInput, description="what comes back")
     um_per_px: float | None = Field(None, gt=0, le=1e6, description="micrometres a pixel")
+    scale_bar_um: float | None = Field(
+        None,
+        gt=0,
+        le=1e9,
+        description="length of the scale bar in the picture, from which `um_per_px` follows",
+    )
+
+    @field_validator("scale_bar_um")
+    @classmethod
+    def _one_calibration(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("um_per_px") is not None:
+            raise ValueError("um_per_px is given too; give one of them")
+        return value
+
+
+class SegmentOptions(PictureOptions):
+    """What to do with a picture; multipart requests send each field as JSON text."""
+
+    prompts: list[PromptInput] | None = Field(
+        None, min_length=1, max_length=MAX_PROMPTS, description="segment these; without them, everything"
+    )
+    analysis: AnalysisInput | None = Field(None, description="size distribution with intervals, and more")
+    output: OutputInput = Field(default_factory=OutputInput, description="what comes back")
     page: int = Field(0, ge=0, le=1_000_000, description="of a multipage TIFF or animated WebP, from 0")
+
+    @field_validator("analysis")
+    @classmethod
+    def _classes_to_count(cls, value: AnalysisInput | None, info: ValidationInfo) -> AnalysisInput | None:
+        filters: FiltersInput | None = info.data.get("filters")
+        counted = value is not None and value.digital_pcr is not None
+        if counted and filters is not None and not filters.enable_intensity_coloring:
+            raise ValueError(
+                "digital_pcr counts the class `high`: set filters.enable_intensity_coloring to true, with an "
+                "intensity_threshold or without it for Otsu's"
+            )
+        return value
 
 
 class SegmentRequest(SegmentOptions):
     """A picture in JSON."""
 
     image: str = Field(description="base64, or a data URL")
+
+
+class TrackingInput(RequestModel):
+    """How far an object may move and change from frame to frame."""
+
+    max_displacement: float = Field(
+        1.0, gt=0, le=1000, description="from where it is expected, in units of the larger of its diameters"
+    )
+    max_size_change: float = Field(0.4, gt=0, le=10, description="of the logarithm of its diameter")
+    max_gap: int = Field(2, ge=0, le=1000, description="frames in which it may be missing")
+    event_tolerance: float = Field(
+        0.06, gt=0, lt=0.5, description="of the diameter that a merge or split conserves"
+    )
+    drift: tuple[float, float] = Field((0.0, 0.0), description="[x, y] in pixels a frame, expected at first")
+
+
+class SequenceOutput(RequestModel):
+    """What comes back."""
+
+    format: SequenceFormat | None = Field(None, description="`json` without it, or what `Accept` asks for")
+
+
+class SequenceOptions(PictureOptions):
+    """What to do with a sequence; each field is JSON text. A scale bar is sought in the first frame."""
+
+    tracking: TrackingInput = Field(default_factory=TrackingInput, description="how objects are followed")
+    frame_interval_s: float | None = Field(
+        None,
+        gt=0,
+        le=1e9,
+        description="seconds from frame to frame; growth and speeds are per frame without it",
+    )
+    output: SequenceOutput = Field(default_factory=SequenceOutput, description="what comes back")

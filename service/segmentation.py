@@ -10,14 +10,18 @@ import numpy as np
 
 from sam_engine.automatic import AutomaticParameters, segment_everything
 from sam_engine.cache import ByteCache
+from sam_engine.calibration import Calibration
 from sam_engine.distribution import Summary, summarise
 from sam_engine.engine import LoadedModel, SamEngine
 from sam_engine.measure import Measurement, measure
 from sam_engine.types import ByteArray, ImageEmbedding, Mask
+from service.analysis import Analysis, analyse
 from service.filters import Verdict, judge
 from service.images import Picture
+from service.objects import SegmentedObject
 from service.preprocessing import preprocess
 from service.prompts import LowResCache, keep, to_engine
+from service.scale import Scale, on_scale_bar, scale_of
 from service.schemas import AutomaticInput, FiltersInput, PromptInput, SegmentOptions
 
 LOW_RES_CACHE_BYTES = 64 * 2**20
@@ -48,25 +52,6 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class SegmentedObject:
-    """A mask with its measurements.
-
-    Attributes:
-        id: from 1, largest area first; also its value in a label map.
-        removed_by: the filter that removed it; None for objects that stay.
-        intensity_class: `high` or `low` when classification was asked for.
-        mask_input_id: by which a later prompt can refine it; None in everything mode.
-    """
-
-    id: int
-    mask: Mask
-    measurement: Measurement
-    removed_by: str | None
-    intensity_class: str | None
-    mask_input_id: str | None
-
-
-@dataclass(frozen=True, eq=False, slots=True)
 class Segmentation:
     """The answer to a request, before it is written in any format.
 
@@ -76,6 +61,8 @@ class Segmentation:
         automatic: the parameters that everything mode ran with; None for prompts.
         prompts_without_mask: indices of prompts none of whose candidates has a pixel.
         watch: the times of the stages so far.
+        scale: micrometres a pixel and where they come from; None without calibration.
+        analysis: of the objects that stay, where it was asked for.
     """
 
     picture: Picture
@@ -89,6 +76,13 @@ class Segmentation:
     automatic: dict[str, Any] | None
     prompts_without_mask: list[int]
     watch: Stopwatch
+    scale: Scale | None = None
+    analysis: Analysis | None = None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Pixels to micrometres."""
+        return None if self.scale is None else self.scale.calibration
 
     @property
     def kept(self) -> list[SegmentedObject]:
@@ -113,13 +107,20 @@ class Segmenter:
         self.engine = engine
         self.low_res: LowResCache = ByteCache(LOW_RES_CACHE_BYTES)
 
-    def run(self, picture: Picture, options: SegmentOptions, watch: Stopwatch) -> Segmentation:
+    def run(
+        self, picture: Picture, options: SegmentOptions, watch: Stopwatch, scale: Scale | None = None
+    ) -> Segmentation:
         """Segment, measure and filter a picture.
+
+        Args:
+            scale: where it is known already, as of an earlier picture; else what the options say of it.
 
         Raises:
             ModelUnavailable: no usable checkpoint.
-            InvalidPrompt, InvalidInput: a prompt outside the picture, a mode that the checkpoint lacks.
+            InvalidPrompt, InvalidInput: a prompt outside the picture, a mode that the checkpoint lacks, a
+                scale bar that is not there.
         """
+        scale = scale or scale_of(picture, options)
         with watch.stage("load"):
             model = self.engine.load()
         with watch.stage("encode"):
@@ -132,11 +133,18 @@ class Segmenter:
                 found = self._prompted(embedding, options.prompts)
         with watch.stage("measure"):
             measurements = [measure(mask, picture.intensity) for mask in found.masks]
-            verdict = judge(measurements, options.filters, named_only=options.prompts is not None)
+            on_bar = [] if options.prompts is not None else on_scale_bar(found.masks, scale)
+            verdict = judge(measurements, options.filters, options.prompts is not None, on_bar)
             stay = [m for m, removed in zip(measurements, verdict.removed_by, strict=True) if removed is None]
             threshold = _intensity_threshold(stay, options.filters)
             summary = summarise(stay, intensity_threshold=threshold)
             objects = _objects(found, measurements, verdict, threshold, options.output.unfiltered)
+        analysis = None
+        if options.analysis is not None:
+            with watch.stage("analysis"):
+                stays = [found for found in objects if found.removed_by is None]
+                calibration = None if scale is None else scale.calibration
+                analysis = analyse(stays, picture, options.analysis, calibration, threshold)
         return Segmentation(
             picture=picture,
             model=model,
@@ -149,6 +157,8 @@ class Segmenter:
             automatic=found.automatic,
             prompts_without_mask=found.prompts_without_mask,
             watch=watch,
+            scale=scale,
+            analysis=analysis,
         )
 
     def _everything(

@@ -87,6 +87,12 @@ class Settings(BaseModel):
     max_image_pixels: int = _setting(
         100_000_000, "Largest picture, judged from its header.", ge=1, le=1_000_000_000
     )
+    max_sequence_frames: int = _setting(
+        200, "Most frames of one sequence; each counts as a request.", ge=1, le=10_000
+    )
+    max_sequence_mb: int = _setting(
+        500, "Largest upload of a sequence, all files together.", ge=1, le=100_000
+    )
     data_dir: Path = _setting(PROJECT / "data", "Databases, caches, blobs.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _setting("INFO", "Least level logged.")
     log_format: Literal["text", "json"] | None = _setting(

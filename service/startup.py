@@ -6,12 +6,25 @@ import sys
 from pathlib import Path
 
 from sam_engine import checkpoints
+from sam_engine.engine import SamEngine
 from sam_engine.errors import CheckpointError
 from service.errors import SettingsError
 from service.settings import DEMO_KEY, PROJECT, Settings, load_settings
 
 SAMPLE = PROJECT / "examples" / "droplets.png"
 MIN_FREE_BYTES = 200 * 2**20
+
+
+def build_engine(settings: Settings) -> SamEngine:
+    """The engine that the settings describe; nothing is loaded yet."""
+    return SamEngine(
+        PROJECT / "model",
+        settings.sam_model_path,
+        model_type=settings.sam_model_type,
+        device=settings.sam_device,
+        precision=settings.sam_precision,
+        cache_bytes=settings.embed_cache_mb * 2**20,
+    )
 
 
 def problems_at_start(settings: Settings) -> list[str]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from sam_engine.masks import encode_rle, polygons
 from service import __version__
-from service.segmentation import Segmentation, SegmentedObject
+from service.objects import SegmentedObject
+from service.segmentation import Segmentation
 
 IMAGE_ID = 1
 CATEGORY_OF_CLASS = {None: 1, "low": 1, "high": 2}

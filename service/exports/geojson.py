@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam_engine.calibration import Calibration, calibrate
+from sam_engine.calibration import Calibration
 from sam_engine.masks import polygons
 from sam_engine.types import Mask
-from service.segmentation import Segmentation, SegmentedObject
+from service.objects import SegmentedObject
+from service.segmentation import Segmentation
 
 Ring = NDArray[np.float64]
 
@@ -23,8 +24,7 @@ Ring = NDArray[np.float64]
 def write(segmentation: Segmentation, picture_name: str) -> bytes:
     """A FeatureCollection; the member `pixel_coordinates` says what its numbers mean."""
     height, width = segmentation.picture.size
-    um_per_px = segmentation.options.um_per_px
-    calibration = None if um_per_px is None else calibrate(um_per_px)
+    calibration = segmentation.calibration
     document = {
         "type": "FeatureCollection",
         "pixel_coordinates": {
@@ -32,7 +32,7 @@ def write(segmentation: Segmentation, picture_name: str) -> bytes:
             "width": width,
             "height": height,
             "origin": "upper left corner of the upper left pixel; y points down",
-            "um_per_px": um_per_px,
+            "um_per_px": None if calibration is None else calibration.um_per_px,
         },
         "features": [_feature(found, calibration) for found in segmentation.kept],
     }

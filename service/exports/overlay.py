@@ -1,7 +1,7 @@
 """The picture with its objects drawn over it."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import cv2
 import numpy as np
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from sam_engine.types import ByteArray, Mask
 from service.exports.png import encode_png
-from service.segmentation import Segmentation, SegmentedObject
+from service.objects import SegmentedObject
+from service.segmentation import Segmentation
 
 FILL = 0.35
 PICTURE_SIDE_PER_LINE_PX = 512
@@ -19,6 +20,7 @@ COLOUR_OF_CLASS = {
     "low": (0, 114, 178),
     "high": (230, 159, 0),
 }  # safe for colour-blind eyes: Okabe & Ito 2008
+MUTED = (150, 150, 150)
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 Colour = tuple[int, int, int]
@@ -37,13 +39,13 @@ def write(segmentation: Segmentation, _picture_name: str = "") -> bytes:
     return encode_png(draw(segmentation))
 
 
-def draw(segmentation: Segmentation) -> ByteArray:
-    """(H, W, 3) of RGB."""
+def draw(segmentation: Segmentation, muted: Collection[int] = ()) -> ByteArray:
+    """(H, W, 3) of RGB; objects whose id is in `muted` are grey."""
     kept = segmentation.kept
     canvas = segmentation.picture.rgb.copy()
     line = max(1, round(max(segmentation.picture.size) / PICTURE_SIDE_PER_LINE_PX))
     for found, colour in zip(kept, colours(kept, NEIGHBOUR_LINES * line), strict=True):
-        _draw_object(canvas, found.mask, colour, line)
+        _draw_object(canvas, found.mask, MUTED if found.id in muted else colour, line)
     return canvas
 
 

@@ -4,8 +4,11 @@ import csv
 import io
 from collections.abc import Callable
 
-from sam_engine.calibration import calibrate
-from service.segmentation import Segmentation, SegmentedObject
+from sam_engine.boundary import BoundaryFit, NoFit
+from sam_engine.calibration import Calibration
+from service.analysis import Analysis, Fit
+from service.objects import SegmentedObject
+from service.segmentation import Segmentation
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -41,6 +44,19 @@ COLUMNS: dict[str, Callable[[SegmentedObject], object]] = {
     "mask_index": lambda o: o.mask.mask_index,
 }
 CALIBRATED_COLUMNS = ("area_um2", "equivalent_diameter_um", "max_feret_diameter_um", "perimeter_um")
+FIT_COLUMNS: dict[str, Callable[[BoundaryFit], object]] = {
+    "fit_x_px": lambda f: f.centre_xy[0],
+    "fit_y_px": lambda f: f.centre_xy[1],
+    "fit_major_axis_px": lambda f: 2 * f.semi_axes[0],
+    "fit_minor_axis_px": lambda f: 2 * f.semi_axes[1],
+    "fit_angle_degrees": lambda f: f.angle,
+    "fit_diameter_px": lambda f: f.equivalent_diameter,
+    "fit_diameter_stderr_px": lambda f: f.diameter_stderr,
+    "fit_rms_residual_px": lambda f: f.rms_residual,
+    "fit_support": lambda f: f.support,
+}
+
+Cells = dict[str, object]
 
 
 def write(segmentation: Segmentation, picture_name: str) -> bytes:
@@ -48,17 +64,65 @@ def write(segmentation: Segmentation, picture_name: str) -> bytes:
 
     The first column names the picture, so that the tables of several can be joined.
     """
-    um_per_px = segmentation.options.um_per_px
-    calibration = None if um_per_px is None else calibrate(um_per_px)
     text = io.StringIO(newline="")
-    table = csv.writer(text)
-    table.writerow(["image", *COLUMNS, *(() if calibration is None else CALIBRATED_COLUMNS)])
+    table = csv.DictWriter(text, _header(segmentation))
+    table.writeheader()
     name = harmless(picture_name)
     for found in segmentation.kept:
-        lengths = {} if calibration is None else calibration.shape(found.measurement.shape)
-        measured = [value(found) for value in COLUMNS.values()]
-        table.writerow([name, *measured, *(lengths[column] for column in CALIBRATED_COLUMNS if lengths)])
+        table.writerow({"image": name, **_cells(found, segmentation)})
     return text.getvalue().encode()
+
+
+def _header(segmentation: Segmentation) -> list[str]:
+    header = ["image", *COLUMNS]
+    if segmentation.calibration is not None:
+        header += CALIBRATED_COLUMNS
+    if segmentation.analysis is not None:
+        header += _analysis_header(segmentation.analysis, segmentation.calibration)
+    return header
+
+
+def _analysis_header(analysis: Analysis, calibration: Calibration | None) -> list[str]:
+    header = ["counted", "border_weight"]
+    if analysis.parameters.inclusions:
+        header += ["parent_id", "inclusions", "outline_diameter_px"]
+        header += [] if calibration is None else ["outline_diameter_um"]
+    if analysis.parameters.fit is not None:
+        header += [*FIT_COLUMNS, "fit_failure"]
+        header += [] if calibration is None else ["fit_diameter_um"]
+    return header
+
+
+def _cells(found: SegmentedObject, segmentation: Segmentation) -> Cells:
+    calibration, analysis = segmentation.calibration, segmentation.analysis
+    cells = {column: value(found) for column, value in COLUMNS.items()}
+    if calibration is not None:
+        cells |= calibration.shape(found.measurement.shape)
+    if analysis is None:
+        return cells
+    cells |= {
+        "counted": str(found.id in analysis.weights).lower(),
+        "border_weight": analysis.weights.get(found.id, 0),
+    }
+    if analysis.parameters.inclusions:
+        children = analysis.children_of.get(found.id, [])
+        cells |= {"parent_id": analysis.parent_of[found.id], "inclusions": len(children)}
+        cells |= _lengths("outline_diameter", analysis.diameters[found.id], calibration)
+    return cells | _fit_cells(analysis.fits.get(found.id), calibration)
+
+
+def _lengths(name: str, pixels: float, calibration: Calibration | None) -> Cells:
+    calibrated = {} if calibration is None else {f"{name}_um": calibration.um_per_px * pixels}
+    return {f"{name}_px": pixels, **calibrated}
+
+
+def _fit_cells(fit: Fit | None, calibration: Calibration | None) -> Cells:
+    if fit is None:
+        return {}
+    if isinstance(fit, NoFit):
+        return {"fit_failure": fit.reason}
+    cells = {column: value(fit) for column, value in FIT_COLUMNS.items()}
+    return cells | _lengths("fit_diameter", fit.equivalent_diameter, calibration)
 
 
 def harmless(text: str) -> str:

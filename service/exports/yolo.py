@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 
 from sam_engine.masks import polygons
-from service.segmentation import Segmentation, SegmentedObject
+from service.objects import SegmentedObject
+from service.segmentation import Segmentation
 
 CLASS_NUMBER = {None: 0, "low": 0, "high": 1}
 

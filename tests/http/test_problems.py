@@ -214,7 +214,7 @@ def test_an_unforeseen_error_shows_nothing(
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("service.routes.segment.decode", broken)
+    monkeypatch.setattr("service.routes.exchange.decode", broken)
     response = post_file(client, b"x")
     assert_problem(response, 500, "internal_error")
     assert "secret" not in response.text
@@ -224,7 +224,7 @@ def test_disk_full_is_507(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("service.routes.segment.decode", full)
+    monkeypatch.setattr("service.routes.exchange.decode", full)
     assert_problem(post_file(client, b"x"), 507, "disk_full")
 
 

@@ -248,3 +248,8 @@ def test_defaults(client: FlaskClient) -> None:
     assert answer["defaults"]["automatic"]["pred_iou_thresh"] == 0.55
     assert answer["bounds"]["$defs"]["AutomaticInput"]["properties"]["points_per_side"]["maximum"] == 128
     assert answer["limits"]["max_file_size_mb"] == 50
+    assert answer["limits"]["max_sequence_frames"] == 200
+    assert answer["defaults"]["analysis"] is None
+    assert answer["analysis_defaults"]["confidence"] == 0.95
+    assert answer["sequence"]["defaults"]["tracking"]["max_gap"] == 2
+    assert "frame_interval_s" in answer["sequence"]["bounds"]["properties"]

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from service.settings import DEMO_KEY, PROJECT
 from tests.live.conftest import Server, environment, free_port, serving
 
 START = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
+TOLD = ("num_masks", "status", "ready", "defaults", "analysis", "tracks")
 CHECK = [sys.executable, "-m", "service.startup"]
 
 
@@ -59,16 +61,13 @@ def test_the_curl_lines_of_the_readme(start: Callable[..., Server], tmp_path: Pa
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         answers = [json.loads(line) for line in done.stdout.splitlines()]
         assert answers or " -o " in block
-        told += [
-            key
-            for answer in answers
-            for key in ("num_masks", "status", "ready", "defaults", "analysis")
-            if key in answer
-        ]
+        told += [key for answer in answers for key in TOLD if key in answer]
     assert png_size(tmp_path / "overlay.png") == png_size(PROJECT / "examples" / "droplets.png")
-    assert set(told) == {"num_masks", "status", "ready", "defaults", "analysis"}
+    assert set(told) == set(TOLD)
     assert told.count("num_masks") == 3
     assert len((tmp_path / "droplets.csv").read_text().splitlines()) > 10
+    with zipfile.ZipFile(tmp_path / "report.zip") as archive:
+        assert b"\xc2\xb5m" in archive.read("report.html")  # calibrated by the bar
 
 
 def test_the_printed_line_works_when_pasted(start: Callable[..., Server], tmp_path: Path) -> None:

@@ -61,6 +61,23 @@ def test_default_removes_specks_only():
     assert removed_by([fake(area=19), fake(area=20), fake(area=10**6)]) == ["area_min", None, None]
 
 
+def test_what_lies_on_the_scale_bar_goes_first_and_is_no_object_to_clean_by():
+    measured = [
+        fake(area=100),
+        fake(area=100),
+        fake(area=100),
+        fake(area=900),
+        fake(area=900),
+        fake(area=900),
+    ]
+    on_bar = [False, False, False, True, True, True]
+    verdict = judge(measured, FiltersInput(clean={"max_area_factor": 1.5}, area_min=101), False, on_bar)
+    assert verdict.removed_by == ["area_min"] * 3 + ["scale_bar"] * 3
+    assert verdict.applied == [("area_min", 101, 3), ("scale_bar", True, 3)]
+    large = judge([*measured[:3], fake(area=160)], FiltersInput(clean={}), False, [False] * 4)
+    assert large.removed_by == [None, None, None, "clean.max_area_factor"]
+
+
 def test_zero_is_a_bound_and_not_an_absent_filter():
     assert removed_by([fake(mean=1.0), fake(mean=0.0)], mean_max=0) == ["mean_max", None]
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sam_engine.errors import InvalidInput
 from service.errors import DamagedImage, ImageTooLarge, ServiceError, UnsupportedImage
-from service.images import MAX_PAGES, ImageLimits, decode
+from service.images import MAX_PAGES, ImageLimits, count_pages, decode, decode_pages
 
 # Pillow warns of broken metadata; `service.images` silences that, which pytest's own filters undo.
 pytestmark = pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\.")
@@ -286,6 +286,41 @@ def test_frames_before_the_one_asked_for_count_as_pixels():
     assert read(animation(), page=2, limits=limits).page == 2
     with pytest.raises(ImageTooLarge, match=f"4 frames of {WIDTH}x{HEIGHT}"):
         read(animation(), page=3, limits=limits)
+
+
+@pytest.mark.parametrize("form", ["TIFF", "WEBP", "PNG"])
+def test_pages_in_a_row_are_those_asked_for_one_by_one(form):
+    first, *others = pages()
+    files = {
+        "TIFF": encode(first, "TIFF", save_all=True, append_images=others), "WEBP": animation(),
+        "PNG": encode(DEEP, "PNG"),
+    }  # fmt: skip
+    data = files[form]
+    count = count_pages(data, LIMITS)
+    assert count == {"TIFF": 4, "WEBP": 5, "PNG": 1}[form]
+    in_a_row = list(decode_pages(data, LIMITS))
+    assert len(in_a_row) == count
+    for page, picture in enumerate(in_a_row):
+        alone = read(data, page)
+        np.testing.assert_array_equal(picture.rgb, alone.rgb)
+        np.testing.assert_array_equal(picture.intensity, alone.intensity)
+        assert (picture.page, picture.pages) == (page, count)
+
+
+def test_pages_in_a_row_are_judged_as_single_ones():
+    first, *others = pages()
+    data = encode(first, "TIFF", save_all=True, append_images=others)
+    found = decode_pages(data, ImageLimits(2**20, (HEIGHT + 1) * WIDTH))
+    assert [next(found).page, next(found).page] == [0, 1]
+    with pytest.raises(ImageTooLarge):
+        next(found)
+    for call in (count_pages, lambda d, limits: list(decode_pages(d, limits))):
+        with pytest.raises(UnsupportedImage):
+            call(b"no picture", LIMITS)
+        with pytest.raises(ImageTooLarge):
+            call(data, ImageLimits(10, 10**6))
+    with pytest.raises(DamagedImage):
+        list(decode_pages(data[: len(data) // 2], LIMITS))
 
 
 def test_endless_pages_are_refused_quickly():

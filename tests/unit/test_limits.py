@@ -185,6 +185,24 @@ def test_several_at_once_are_all_or_nothing(storage: Storage) -> None:
     assert not strategy.test(five, "a")
 
 
+def test_a_hit_of_several_is_all_or_nothing(limiter: RateLimiter) -> None:
+    assert limiter.hit("a", 5).remaining == 4
+    refused = limiter.hit("a", 5, 5)
+    assert not refused.allowed
+    assert 1 <= refused.retry_after_s <= HOUR_S
+    taken = limiter.hit("a", 5, 4)
+    assert (taken.allowed, taken.remaining) == (True, 0)
+    assert not limiter.hit("a", 5).allowed
+
+
+def test_more_than_the_limit_at_once_has_a_finite_wait(limiter: RateLimiter) -> None:
+    refused = limiter.hit("a", 5, 6)
+    assert not refused.allowed
+    assert 1 <= refused.retry_after_s <= HOUR_S
+    with pytest.raises(ValueError, match="amount=0"):
+        limiter.hit("a", 5, 0)
+
+
 def test_window_stats_of_the_library(storage: Storage, clock: Clock) -> None:
     strategy = MovingWindowRateLimiter(storage)
     two = RateLimitItemPerHour(2)

@@ -9,6 +9,9 @@ from service.preprocessing import preprocess
 from service.schemas import (
     MAX_POINTS,
     MAX_PROMPTS,
+    MAX_RESAMPLES,
+    MIN_RESAMPLES,
+    AnalysisInput,
     FiltersInput,
     OutputInput,
     PointInput,
@@ -120,6 +123,14 @@ def test_inverted_range(low, high):
         ({"um_per_px": 0}, "um_per_px"),
         ({"um_per_px": 1e7}, "um_per_px"),
         ({"page": -1}, "page"),
+        ({"scale_bar_um": 0}, "scale_bar_um"),
+        ({"scale_bar_um": 1e10}, "scale_bar_um"),
+        ({"analysis": {"confidence": 0.49}}, "analysis.confidence"),
+        ({"analysis": {"confidence": 1.0}}, "analysis.confidence"),
+        ({"analysis": {"resamples": MIN_RESAMPLES - 1}}, "analysis.resamples"),
+        ({"analysis": {"resamples": MAX_RESAMPLES + 1}}, "analysis.resamples"),
+        ({"analysis": {"resamples": 10.5}}, "analysis.resamples"),
+        ({"analysis": {"fit": "oval"}}, "analysis.fit"),
         ({"prompts": []}, "prompts"),
         ({"prompts": [{}] * (MAX_PROMPTS + 1)}, "prompts"),
         ({"prompts": [{"points": [{"x": 1, "y": 1}] * (MAX_POINTS + 1)}]}, "prompts.0.points"),
@@ -148,6 +159,32 @@ def test_masks_are_one_form_or_several(given, masks):
 @pytest.mark.parametrize("given", ["gif", ["png", "gif"], 3, None, {"png": True}, ["png"] * 5])
 def test_masks_of_an_unknown_form(given):
     assert any(place.startswith("output.masks") for place in errors_of(output={"masks": given}))
+
+
+def test_what_is_measured_by_is_given_once():
+    assert errors_of(um_per_px=1, scale_bar_um=50) == {
+        "scale_bar_um": "Value error, um_per_px is given too; give one of them"
+    }
+    assert SegmentOptions(scale_bar_um=50).um_per_px is None
+    assert SegmentOptions(um_per_px=None, scale_bar_um=50).scale_bar_um == 50
+
+
+def test_digital_pcr_needs_classes():
+    assert set(errors_of(analysis={"digital_pcr": {}})) == {"analysis"}
+    assert set(errors_of(analysis={"digital_pcr": {}}, filters={"intensity_threshold": 3})) == {"analysis"}
+    filters = {"enable_intensity_coloring": True}
+    assert SegmentOptions(analysis={"digital_pcr": {}}, filters=filters).analysis.digital_pcr is not None
+    assert set(errors_of(analysis={"digital_pcr": {}}, filters={"area_min": -1})) == {"filters.area_min"}
+
+
+def test_analysis_without_wishes():
+    analysis = SegmentOptions(analysis={}).analysis
+    assert analysis.model_dump() == {
+        "confidence": 0.95, "resamples": 1000, "border_correction": False, "fit": None, "digital_pcr": None,
+        "inclusions": False,
+    }  # fmt: skip
+    assert AnalysisInput(resamples=0).resamples == 0
+    assert AnalysisInput(resamples=MIN_RESAMPLES).resamples == MIN_RESAMPLES
 
 
 def test_defaults():
