@@ -72,6 +72,11 @@ class AutomaticParameters:
     tiling: Tiling = "auto"
     refine: bool = False
 
+    @property
+    def inclusions(self) -> bool:
+        """Whether the dense head looks for objects inside objects as well."""
+        return self.instances.inclusions
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Segmentation:
@@ -80,11 +85,13 @@ class Segmentation:
     Attributes:
         prompts_run: how many prompts it took; none for the dense head alone.
         tiles: parts of the picture that the dense head saw besides the whole.
+        proposed_by: name of the checkpoint whose dense head found the instances; None in other modes.
     """
 
     masks: list[Mask]
     prompts_run: int
     tiles: int = 0
+    proposed_by: str | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -109,14 +116,13 @@ def segment_everything(
     masks = found.masks
     if parameters.min_mask_region_area:
         masks = _without_small_regions(masks, parameters)
-    return Segmentation(
-        [mask for mask in masks if _is_wanted(mask, parameters)], found.prompts_run, found.tiles
-    )
+    return replace(found, masks=[mask for mask in masks if _is_wanted(mask, parameters)])
 
 
 def _segment_densely(
     engine: SamEngine, image: ByteArray, embedding: ImageEmbedding, parameters: AutomaticParameters
 ) -> Segmentation:
+    """By the engine's own dense head or that of its proposer; `refine` draws with the engine's decoder."""
     proposer, seen = engine, embedding
     if not embedding.instance_fields:
         if engine.proposer is None:
@@ -128,7 +134,8 @@ def _segment_densely(
     masks, tiles = find_instances(proposer, image, seen, parameters.instances, parameters.tiling)
     if parameters.refine:
         masks = refine(engine, embedding, masks)
-    return Segmentation(masks, len(masks) if parameters.refine else 0, tiles)
+    prompts_run = len(masks) if parameters.refine else 0
+    return Segmentation(masks, prompts_run, tiles, proposer.load().name)
 
 
 def point_grid(points_per_side: int) -> NDArray[np.float64]:

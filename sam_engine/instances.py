@@ -48,7 +48,7 @@ class InstanceParameters:
     seed_thresh: float = 0.5
     foreground_thresh: float = 0.5
     min_area: int = 30
-    inclusions: bool = True
+    inclusions: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -85,6 +85,18 @@ class AutomaticInput(RequestModel):
     crop_n_points_downscale_factor: int = Field(1, ge=1, le=8)
     min_mask_region_area: int = Field(0, ge=0, le=1_000_000_000)
     max_mask_area: int | None = Field(None, ge=1)
+    tiling: Literal["auto", "off", "full"] = Field(
+        "auto",
+        description="`instances`: whether tiles of the picture are looked at as well; `full` at its own "
+        "resolution, `auto` as far as the objects are small",
+    )
+    refine: bool = Field(
+        False, description="`instances`: the mask decoder of the active checkpoint draws each mask again"
+    )
+    inclusions: bool = Field(
+        False,
+        description="`instances`: also find objects inside objects; on wherever `analysis.inclusions` is",
+    )
 
 
 class CleanInput(RequestModel):

@@ -13,6 +13,7 @@ from sam_engine.cache import ByteCache
 from sam_engine.calibration import Calibration
 from sam_engine.distribution import Summary, summarise
 from sam_engine.engine import LoadedModel, SamEngine
+from sam_engine.instances import InstanceParameters
 from sam_engine.measure import Measurement, measure
 from sam_engine.types import ByteArray, ImageEmbedding, Mask
 from service.analysis import Analysis, analyse
@@ -128,7 +129,7 @@ class Segmenter:
             embedding = self.engine.embed(seen)
         with watch.stage("masks"):
             if options.prompts is None:
-                found = self._everything(model, seen, embedding, options.automatic)
+                found = self._everything(model, seen, embedding, options)
             else:
                 found = self._prompted(embedding, options.prompts)
         with watch.stage("measure"):
@@ -162,12 +163,14 @@ class Segmenter:
         )
 
     def _everything(
-        self, model: LoadedModel, image: ByteArray, embedding: ImageEmbedding, asked: AutomaticInput
+        self, model: LoadedModel, image: ByteArray, embedding: ImageEmbedding, options: SegmentOptions
     ) -> _Found:
-        parameters = resolve_automatic(model, asked)
+        counted = options.analysis is not None and options.analysis.inclusions
+        parameters = resolve_automatic(model, options.automatic, inclusions=counted)
         found = segment_everything(self.engine, image, embedding, parameters)
         applied = {name: getattr(parameters, name) for name in AutomaticInput.model_fields}
-        return _Found(found.masks, [None] * len(found.masks), {**applied, "prompts_run": found.prompts_run})
+        how = {"prompts_run": found.prompts_run, "tiles": found.tiles, "proposed_by": found.proposed_by}
+        return _Found(found.masks, [None] * len(found.masks), {**applied, **how})
 
     def _prompted(self, embedding: ImageEmbedding, prompts: list[PromptInput]) -> _Found:
         size = embedding.original_size
@@ -184,15 +187,22 @@ class Segmenter:
         return _Found(masks, ids, prompts_without_mask=empty)
 
 
-def resolve_automatic(model: LoadedModel, asked: AutomaticInput) -> AutomaticParameters:
-    """The request's parameters; what it leaves open is the active checkpoint's."""
+def resolve_automatic(
+    model: LoadedModel, asked: AutomaticInput, *, inclusions: bool = False
+) -> AutomaticParameters:
+    """The request's parameters; what it leaves open is the active checkpoint's.
+
+    Args:
+        inclusions: whether something else of the request needs objects inside objects.
+    """
     values = asked.model_dump()
+    wanted = values.pop("inclusions") or inclusions
     for name in CHECKPOINT_THRESHOLDS:
         if values[name] is None:
             values[name] = getattr(model.defaults, name)
     if values["mode"] is None:
         values["mode"] = "exact" if model.head is None else "instances"
-    return AutomaticParameters(**values)
+    return AutomaticParameters(**values, instances=InstanceParameters(inclusions=wanted))
 
 
 def _objects(

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from sam_engine import checkpoints
+from sam_engine.checkpoints import SHIPPED_FILE
 from sam_engine.engine import SamEngine
 from sam_engine.errors import CheckpointError
 from service.errors import SettingsError
@@ -16,15 +17,23 @@ MIN_FREE_BYTES = 200 * 2**20
 
 
 def build_engine(settings: Settings) -> SamEngine:
-    """The engine that the settings describe; nothing is loaded yet."""
-    return SamEngine(
-        PROJECT / "model",
-        settings.sam_model_path,
-        model_type=settings.sam_model_type,
-        device=settings.sam_device,
-        precision=settings.sam_precision,
-        cache_bytes=settings.embed_cache_mb * 2**20,
-    )
+    """The engine that the settings describe; nothing is loaded yet.
+
+    The shipped checkpoint stands beside it, to find instances for a checkpoint without a dense head.
+    """
+
+    def engine(path: Path | None, proposer: SamEngine | None = None) -> SamEngine:
+        return SamEngine(
+            PROJECT / "model",
+            path,
+            model_type=settings.sam_model_type if proposer else None,
+            device=settings.sam_device,
+            precision=settings.sam_precision,
+            cache_bytes=settings.embed_cache_mb * 2**20,
+            proposer=proposer,
+        )
+
+    return engine(settings.sam_model_path, engine(PROJECT / "model" / SHIPPED_FILE))
 
 
 def problems_at_start(settings: Settings) -> list[str]:

@@ -5,15 +5,23 @@ import csv
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from werkzeug.test import TestResponse
 
+from app import create_app
+from sam_engine.checkpoints import SHIPPED_FILE
+from sam_engine.engine import SamEngine
 from sam_engine.masks import decode_rle
+from service.limits import open_limiter
+from service.settings import Settings
+from tests.conftest import USER_KEY
 
 NO_MASKS = json.dumps({"masks": "none"})
 
@@ -253,3 +261,48 @@ def test_defaults(client: FlaskClient) -> None:
     assert answer["analysis_defaults"]["confidence"] == 0.95
     assert answer["sequence"]["defaults"]["tracking"]["max_gap"] == 2
     assert "frame_interval_s" in answer["sequence"]["bounds"]["properties"]
+
+
+def test_instances_tiled_and_refined(client: FlaskClient, disc: bytes) -> None:
+    plain = found(send(client, disc, output=NO_MASKS))
+    assert (plain["automatic"]["mode"], plain["automatic"]["tiles"]) == ("instances", 0)
+    assert plain["automatic"]["proposed_by"] == plain["model"]["name"]
+    refined = found(send(client, disc, automatic={"refine": True}, output=NO_MASKS))
+    assert refined["automatic"]["prompts_run"] == refined["num_masks"] == plain["num_masks"]
+    assert refined["masks"][0]["area"] == pytest.approx(plain["masks"][0]["area"], rel=0.25)
+
+
+def test_a_checkpoint_without_a_head_asks_the_shipped_one_for_instances(
+    settings: Settings, engine: SamEngine, disc: bytes, tmp_path: Path
+) -> None:
+    """The same weights, saved without the name of their head."""
+    weights = load_file(engine.model_dir / SHIPPED_FILE)
+    save_file(weights, tmp_path / "headless.safetensors")
+    headless = SamEngine(tmp_path, tmp_path / "headless.safetensors", device="cpu", proposer=engine)
+    limiter = open_limiter(settings.data_dir / "limits.sqlite3")
+    client = create_app(settings, headless, limiter).test_client()
+    client.environ_base["HTTP_X_API_KEY"] = USER_KEY
+    options = {"points_per_side": 4, "pred_iou_thresh": 0.3}
+    assert found(send(client, disc, automatic=options, output=NO_MASKS))["automatic"]["mode"] == "exact"
+    asked = {"mode": "instances", "refine": True}
+    answer = found(send(client, disc, automatic=asked, output=NO_MASKS))
+    assert answer["model"]["name"] == "headless"
+    assert answer["automatic"]["proposed_by"] == engine.load().name
+    assert answer["num_masks"] >= 1
+    limiter.close()
+
+
+@pytest.mark.parametrize(
+    ("automatic", "field"),
+    [
+        ({"tiling": "some"}, "automatic.tiling"),
+        ({"refine": 3}, "automatic.refine"),
+        ({"tiles": 2}, "automatic.tiles"),
+    ],
+)
+def test_wrong_options_of_instances_are_named(
+    client: FlaskClient, disc: bytes, automatic: dict[str, object], field: str
+) -> None:
+    answer = send(client, disc, automatic=automatic)
+    assert answer.status_code == 422
+    assert answer.get_json()["errors"][0]["field"] == field

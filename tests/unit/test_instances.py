@@ -279,10 +279,10 @@ def test_inclusions_come_after_the_objects_they_lie_in():
     outer, inner = [Disc(300, 300, 120), Disc(700, 600, 90)], [Disc(320, 310, 40), Disc(680, 600, 25)]
     objects, inclusions = field_of(outer, size), field_of(inner, size)
     five = np.concatenate([objects, inclusions[[0, 2]]])
-    masks = segment(five, size)
+    masks = segment(five, size, inclusions=True)
     assert min(overlaps(outer, masks[:2], size)) > 0.95
     assert min(overlaps(inner, masks[2:], size)) > 0.9
-    assert len(segment(five, size, inclusions=False)) == 2
+    assert len(segment(five, size)) == 2
 
 
 @pytest.mark.parametrize("shrink", [1, 2])
