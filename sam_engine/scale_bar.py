@@ -36,6 +36,7 @@ RIVAL = 0.8  # another bar of this share of the confidence makes a picture ambig
 
 MAX_BOX_SHARE = 0.35  # of the picture that the box behind a bar may cover
 EVEN_BOX = 12  # grey levels within which a box is one colour
+MIN_BOX_FRAME = 0.85  # of the rim of a box is of its colour; patches of even ground have ragged rims
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +313,9 @@ def _even_box(light: ByteArray, box: Box, colour: float) -> Box | None:
     left, top, width, height, area = (int(v) for v in stats[labels[y + h // 2, x + w // 2]])
     if width * height > MAX_BOX_SHARE * light.size or area < 0.5 * width * height:
         return None
-    return left, top, width, height
+    part = like[top : top + height, left : left + width]
+    frame = np.concatenate([part[0], part[-1], part[:, 0], part[:, -1]])
+    return (left, top, width, height) if frame.mean() >= MIN_BOX_FRAME else None
 
 
 # --- which of them ---

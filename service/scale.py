@@ -1,7 +1,7 @@
 """How many micrometres a pixel has, and how that is known."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from sam_engine.calibration import Calibration, calibrate
@@ -9,8 +9,6 @@ from sam_engine.scale_bar import ScaleBar, calibrate_by_bar, overlaps_bar
 from sam_engine.types import Mask
 from service.images import Picture
 from service.schemas import PictureOptions
-
-MAX_REGION_SHARE = 0.15  # of the height: an even ground around a bar can pass for the box behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,4 @@ def on_scale_bar(masks: Sequence[Mask], scale: Scale | None) -> list[bool]:
     """Which masks are the bar, its text or its box, and no objects."""
     if scale is None or scale.bar is None or not masks:
         return [False] * len(masks)
-    bar = scale.bar
-    if bar.region_xywh[3] > MAX_REGION_SHARE * masks[0].image_size[0]:
-        bar = replace(bar, region_xywh=bar.bbox_xywh)
-    return [overlaps_bar(mask.bbox_xywh, bar) for mask in masks]
+    return [overlaps_bar(mask.bbox_xywh, scale.bar) for mask in masks]

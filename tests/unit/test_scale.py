@@ -1,16 +1,12 @@
 """Where micrometres come from."""
 
-import dataclasses
-
 import cv2
 import numpy as np
 import pytest
 
-from sam_engine.calibration import calibrate
 from sam_engine.errors import InvalidInput
-from sam_engine.scale_bar import ScaleBar
 from service.images import Picture
-from service.scale import Scale, on_scale_bar, scale_of
+from service.scale import on_scale_bar, scale_of
 from service.schemas import SegmentOptions
 from tests.segmented import make_mask
 
@@ -45,21 +41,6 @@ def test_the_bar_says_it() -> None:
     masks = [make_mask(pixels), make_mask(elsewhere)]
     assert on_scale_bar(masks, scale) == [True, False]
     assert on_scale_bar(masks, None) == [False, False]
-
-
-def test_what_is_far_from_the_bar_is_an_object_however_even_the_ground() -> None:
-    box = (200, 220, 80, 4)
-    bar = ScaleBar(box, 80.0, (199.5, 279.5), "dark", 0.9, (100, 100, 220, 140))
-    scale = Scale(calibrate(0.5), "scale_bar", bar)
-    near, far = np.zeros((240, 320), bool), np.zeros((240, 320), bool)
-    near[219:225, 210:230] = True
-    far[120:140, 220:240] = True
-    masks = [make_mask(near), make_mask(far)]
-    assert on_scale_bar(masks, scale) == [True, False]
-    strip = dataclasses.replace(bar, region_xywh=(100, 210, 220, 30))
-    near_text = np.zeros((240, 320), bool)
-    near_text[212:218, 150:156] = True
-    assert on_scale_bar([make_mask(near_text)], Scale(calibrate(0.5), "scale_bar", strip)) == [True]
 
 
 def test_no_bar_is_an_error_that_names_the_field() -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -203,3 +204,13 @@ def test_masks_on_the_bar_overlap_it(scene):
     assert overlaps_bar((350, 300, 20, 20), bar)  # half of it
     assert not overlaps_bar((349, 300, 20, 20), bar)
     assert not overlaps_bar((100, 100, 30, 30), bar)
+
+
+def test_even_ground_between_objects_is_no_box_behind_the_bar():
+    """The ground around the sample's bar is even, and droplets enclose it to 168 x 127 pixels."""
+    picture = cv2.imread(str(Path(__file__).parents[2] / "examples" / "droplets.png"))
+    bar = find_scale_bar(picture)
+    assert bar is not None
+    _, _, width, height = bar.region_xywh
+    assert width < 100
+    assert height < 80
