@@ -1,6 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test lint bench model demo
+.PHONY: help setup setup-dev run test lint bench model demo train evaluate
 PY := .venv/bin/python
+STATE ?= $(HOME)/.cache/sam-droplet/training
+DATA_SETS = $(if $(DATA),--data $(DATA))
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -29,6 +31,12 @@ bench: setup-dev  ## time the engine against the plain decoder
 
 model: setup  ## fetch the official MobileSAM checkpoint
 	@$(PY) -m sam_engine.download
+
+train: setup  ## train the droplet checkpoint, or go on with it; DATA=folder of data sets, STATE=folder
+	@$(PY) -m training.train --state $(STATE) $(DATA_SETS)
+
+evaluate: setup  ## measure the shipped checkpoint; DATA=folder of data sets
+	@$(PY) -m training.evaluate $(DATA_SETS) --split test --baselines
 
 demo: setup  ## segment the drawn sample with the running service
 	@$(PY) -m examples.demo

@@ -80,7 +80,7 @@ def mask_loss(
         target: (N, h, w) coverage of the object meant, all 0 if none; inner: likewise of an inclusion.
         ambiguous: (N,) bool.
         ground_share: 1 counts the ground beside an object in full, 0 about as much as the object. New
-            networks begin at 0: the ground of small objects outweighs them by far, and empty masks are a trap.
+            networks begin at 0: the ground outweighs small objects by far, and empty masks are a trap.
     """
     goals = torch.stack([target, inner], dim=1)
     valid = goals.flatten(2).sum(-1) > 0

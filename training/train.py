@@ -82,9 +82,9 @@ PHASES = {
         frozen_statistics=True,
     ),
     "smoke": Phase(
-        (CropPlan(1.0, 96, 8, clear=6, corrected=2, scene_px=192, scales=(0.7, 1.4)),),
+        (CropPlan(1.0, 96, 8, scene_px=192, scales=(0.7, 1.4)),),
         crops=2_400,
-        rate=1.5e-3,
+        rate=2e-3,
         warm_up=20,
         average=0.98,
     ),
