@@ -212,10 +212,12 @@ def test_threads_with_different_pictures_get_what_one_after_the_other_gets(engin
 def test_a_picture_that_many_threads_ask_for_is_encoded_once(engine):
     picture = np.full((40, 50, 3), 77, dtype=np.uint8)
     encoded = []
-    handle = engine.load().sam.image_encoder.register_forward_hook(lambda *_: encoded.append(1))
+    handle = engine.load().sam.image_encoder.register_forward_hook(
+        lambda _, inputs, __: encoded.append(inputs[0].shape[-1])
+    )
     try:
         embeddings = together(lambda _: engine.embed(picture.copy()))
-        assert len(encoded) == 1
+        assert encoded == [1024, 512, 256]  # at each magnification
         assert all(embedding is embeddings[0] for embedding in embeddings)
         before = engine.cache_statistics()
         assert engine.embed(picture) is embeddings[0]

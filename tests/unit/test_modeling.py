@@ -8,7 +8,7 @@ import torch
 
 from sam_engine.errors import CheckpointError
 from sam_engine.modeling.build import Sam, build_instance_head, build_sam
-from sam_engine.modeling.instance_head import InstanceHead
+from sam_engine.modeling.instance_head import CHANNELS, CHANNELS_WITHOUT_INCLUSIONS, InstanceHead
 from sam_engine.modeling.layers import LayerNorm2d
 from sam_engine.modeling.prompt_encoder import NOT_A_POINT
 from sam_engine.modeling.tiny_vit import TinyViT
@@ -105,10 +105,11 @@ def test_the_encoder_takes_other_sizes(height, width, sam):
     assert (features.stride16[0] - features.stride16[1]).abs().max() > 0.1
 
 
-def test_the_instance_head_takes_other_sizes(sam):
-    head = build_instance_head(InstanceHead().state_dict())
+@pytest.mark.parametrize("channels", [CHANNELS, CHANNELS_WITHOUT_INCLUSIONS])
+def test_the_instance_head_takes_other_sizes(sam, channels):
+    head = build_instance_head(InstanceHead(channels).state_dict())
     picture = torch.randn(1, 3, 96, 64)
-    assert head(picture, sam.image_encoder(picture)).shape == (1, 3, 48, 32)
+    assert head(picture, sam.image_encoder(picture)).shape == (1, channels, 48, 32)
 
 
 def test_windows_do_not_see_each_other():

@@ -201,6 +201,9 @@ def test_defaults():
         "crop_n_points_downscale_factor": 1,
         "min_mask_region_area": 0,
         "max_mask_area": None,
+        "tiling": "auto",
+        "refine": False,
+        "inclusions": False,
     }
     active = options.filters.model_dump(exclude_none=True)
     assert active == {"area_min": 20, "exclude_edge_touching": False, "enable_intensity_coloring": False}
