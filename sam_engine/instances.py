@@ -27,6 +27,9 @@ CELL_AREA_PX = 4  # of the frame
 LEAST_COARSE_CELLS = 200  # smaller objects are seen better in the finer field
 COARSE_HANDICAP = 0.04
 MOST_TAKEN = 0.3  # share of a candidate that better ones may cover already
+CONTAINED = 12  # whole objects inside from which a candidate is a dish or a field of view, no object
+WHOLE = 0.75
+MUCH_SMALLER = 0.1  # of the area
 
 FOREGROUND, EDGE, DISTANCE, INNER_FOREGROUND, INNER_DISTANCE = range(5)
 
@@ -215,7 +218,7 @@ def _choose(candidates: Sequence[_Candidate], image_size: tuple[int, int]) -> li
     """The most whole candidates first; those that hardly overlap these keep the pixels that are free."""
     taken = np.zeros(image_size, dtype=bool)
     chosen = []
-    for candidate in sorted(candidates, key=lambda c: -c.wholeness):
+    for candidate in sorted(_without_containers(candidates), key=lambda c: -c.wholeness):
         mask = candidate.mask
         free = mask.pixels & ~taken[mask.window]
         count = np.count_nonzero(free)
@@ -226,6 +229,22 @@ def _choose(candidates: Sequence[_Candidate], image_size: tuple[int, int]) -> li
         taken[mask.window] |= mask.pixels
         chosen.append(mask)
     return chosen
+
+
+def _without_containers(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """The candidates less those that hold many whole, much smaller ones: glasses, dishes, fields of view."""
+    boxes = np.array([c.mask.bbox_xywh for c in candidates]).reshape(-1, 4)
+    middle = boxes[:, :2] + boxes[:, 2:] // 2
+    areas = np.array([c.mask.area for c in candidates])
+    whole = np.array([c.wholeness >= WHOLE for c in candidates], dtype=bool)
+    kept = []
+    for candidate, (x, y, width, height), area in zip(candidates, boxes, areas, strict=True):
+        small = whole & (areas < MUCH_SMALLER * area)
+        at = middle[small] - (x, y)
+        at = at[((at >= 0) & (at < (width, height))).all(axis=1)]
+        if len(at) < CONTAINED or np.count_nonzero(candidate.mask.pixels[at[:, 1], at[:, 0]]) < CONTAINED:
+            kept.append(candidate)
+    return kept
 
 
 def _restricted(mask: Mask, pixels: BoolArray) -> Mask:

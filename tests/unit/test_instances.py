@@ -291,3 +291,13 @@ def test_no_object_at_all_in_several_fields(shrink):
     empty = np.full((5, CELLS // shrink, CELLS // shrink), -9.0)
     fields = [whole(np.full((5, CELLS, CELLS), -9.0), size), whole(empty, size, shrink)]
     assert segment_instances(fields, size, InstanceParameters()) == []
+
+
+def test_a_dish_full_of_drops_is_no_object():
+    """The coarse field sees the dish whole, the fine one its drops; the drops are meant."""
+    size = (1024, 1024)
+    drops = [Disc(330 + 60 * i, 330 + 60 * j, 20) for i in range(7) for j in range(7)]
+    coarse = coarse_field_of([Disc(510, 510, 400)], size, 2)
+    fields = [whole(field_of(drops, size), size), whole(coarse, size, shrink=2)]
+    masks = segment_instances(fields, size, InstanceParameters())
+    assert min(overlaps(drops, masks, size)) > 0.85
