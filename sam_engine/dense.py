@@ -20,6 +20,7 @@ Tiling = Literal["auto", "off", "full"]
 TILE_OVERLAP_PX = 256
 COMFORTABLE_DIAMETER_PX = 32  # in the frame; the head measures smaller objects better when magnified
 WORTHWHILE_MAGNIFICATION = 1.3
+FEW_OBJECTS = 4  # fewer in the whole view say nothing of what is too small for it
 MOST_MAGNIFICATION = 8.0
 MOST_TILES = 256
 REFINED_TOGETHER = 64
@@ -38,7 +39,7 @@ def find_instances(
     Args:
         embedding: of the picture, by an engine with an instance head.
         tiling: `off`; `full` looks at tiles at the picture's own resolution; `auto` does so as far as the
-            objects of the whole view are too small for the head.
+            objects of the whole view are too small for the head, or where it shows hardly any.
     """
     size = embedding.original_size
     whole = segment_instances(embedding.instance_fields, size, parameters)
@@ -71,7 +72,7 @@ def _magnification(masks: Sequence[Mask], embedding: ImageEmbedding, tiling: Til
     most = min(own, MOST_MAGNIFICATION, math.sqrt(MOST_TILES) * (1 - TILE_OVERLAP_PX / FRAME))
     if tiling == "off":
         return 1.0
-    if tiling == "full" or not masks:
+    if tiling == "full" or len(masks) < FEW_OBJECTS:
         return most
     areas = np.array([mask.area for mask in masks]) / own**2
     diameter = 2 * math.sqrt(float(np.median(areas)) / math.pi)
