@@ -88,8 +88,6 @@ def _layer(
         for field in fields
         for candidate in _candidates(field, image_size, parameters, (foreground, distance), finest)
     ]
-    if len(fields) == 1:
-        return [candidate.mask for candidate in candidates]
     return _choose(candidates, image_size)
 
 

@@ -1,7 +1,6 @@
 """Where objects lie and how large they are: (n, 3) of x, y, radius in pixels."""
 
 import math
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -151,6 +150,3 @@ def holed(rng: Generator, circles: Circles, size: int) -> Circles:
 def log_uniform(rng: Generator, low: float, high: float) -> float:
     """Uniform in the logarithm."""
     return float(np.exp(rng.uniform(math.log(low), math.log(high))))
-
-
-Layout = Callable[[Generator, int], Circles]
