@@ -56,6 +56,11 @@ def head_loss(field: Tensor, target: Tensor) -> Tensor:
     return objects + 0.5 * inclusions
 
 
+def single_goal(target: Tensor, inner: Tensor) -> Tensor:
+    """What the one mask of a prompt should be: the object meant, else the inclusion."""
+    return torch.where(target.flatten(1).any(1)[:, None, None], target, inner)
+
+
 def coverage(labels: Tensor, wanted: Tensor) -> Tensor:
     """(B, s, s) labels and (B, P) of them to (B * P, s/4, s/4): the share of each cell, 0 for label 0."""
     covered = (labels[:, None] == wanted[:, :, None, None]) & (wanted > 0)[:, :, None, None]
@@ -85,9 +90,9 @@ def mask_loss(
     goals = torch.stack([target, inner], dim=1)
     valid = goals.flatten(2).sum(-1) > 0
     nothing = ~valid.any(1)
-    single_goal = torch.where(valid[:, 0, None, None], target, inner)
+    single = single_goal(target, inner)
     losses = _pair_losses(logits[:, 1:], goals, nothing, ground_share)
-    first = _pair_losses(logits[:, :1], single_goal[:, None], nothing, ground_share)[:, 0, 0]
+    first = _pair_losses(logits[:, :1], single[:, None], nothing, ground_share)[:, 0, 0]
     counted = valid.clone()
     counted[nothing, 0] = True
     best = torch.where(counted, losses.min(1).values, 0).sum(1) / counted.sum(1)
@@ -96,7 +101,7 @@ def mask_loss(
     candidate_weight = torch.where(ambiguous, 1.0, 0.25)
     first_weight = torch.where(ambiguous, 0.4, 1.0)
     loss = (candidates * candidate_weight + first * first_weight).mean()
-    reached = _true_iou(logits.detach(), goals, valid, single_goal)
+    reached = _true_iou(logits.detach(), goals, valid, single)
     error = (iou - reached) ** 2
     iou_loss = (error[:, 0] * first_weight + error[:, 1:].mean(1) * candidate_weight).mean()
     return loss, iou_loss, _statistics(iou.detach(), reached, ambiguous, nothing)
@@ -119,7 +124,7 @@ def _pair_losses(logits: Tensor, goals: Tensor, nothing: Tensor, ground_share: f
 
 
 @torch.no_grad()
-def _true_iou(logits: Tensor, goals: Tensor, valid: Tensor, single_goal: Tensor) -> Tensor:
+def _true_iou(logits: Tensor, goals: Tensor, valid: Tensor, single: Tensor) -> Tensor:
     """(N, 4): IoU of mask 0 with its goal and of each candidate with the goal it fits best; 0 for nothing."""
     masks = (logits > 0).float().flatten(2)
 
@@ -130,7 +135,7 @@ def _true_iou(logits: Tensor, goals: Tensor, valid: Tensor, single_goal: Tensor)
         return common / union.clamp(min=1)
 
     candidates = (iou(masks[:, 1:], goals) * valid[:, None]).max(2).values
-    first = iou(masks[:, :1], single_goal[:, None])[:, :, 0] * valid.any(1)[:, None]
+    first = iou(masks[:, :1], single[:, None])[:, :, 0] * valid.any(1)[:, None]
     return torch.cat([first, candidates], dim=1)
 
 

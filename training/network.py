@@ -58,24 +58,37 @@ class DropletNetwork(nn.Module):
             field = self.head(x, features)
         return features.stride16.float(), field.float()
 
-    def decode(self, embeddings: Tensor, offsets: Tensor, prompts: PromptBatch, dtype: torch.dtype) -> Masks:
+    def decode(
+        self,
+        embeddings: Tensor,
+        offsets: Tensor,
+        prompts: PromptBatch,
+        dtype: torch.dtype,
+        mask_input: Tensor | None = None,
+    ) -> Masks:
         """Masks of every prompt.
 
         Args:
             offsets: (B, 2) int64, column and row of each crop in the frame, in image tokens.
+            mask_input: (B, P, s/4, s/4) logits, a mask for each prompt.
         """
         rows, columns = embeddings.shape[2:]
-        ground = self.sam.prompt_encoder.no_mask_embed.weight
-        sparse = self.sam.prompt_encoder.sparse(prompts.coords, prompts.labels)
+        encoder = self.sam.prompt_encoder
+        sparse = encoder.sparse(prompts.coords, prompts.labels)
         logits, scores = [], []
-        everything = torch.arange(sparse.shape[1], device=sparse.device)
-        for embedding, (column, row), tokens in zip(embeddings, offsets.tolist(), sparse, strict=True):
+        for i, (column, row) in enumerate(offsets.tolist()):
             window = slice(row, row + rows), slice(column, column + columns)
             decoder = PromptDecoder(self.sam, dtype, window)
-            terms = decoder.prepare(embedding.flatten(1).T + ground)
-            decoded = decoder.decode(terms, tokens)
-            logits.append(decoder.draw(decoded, everything, slice(0, 4)))
-            scores.append(decoded.iou_predictions)
+            image = embeddings[i].flatten(1).T
+            if mask_input is None:  # all prompts of a crop share its image tokens
+                blocks = [(encoder.dense(None)[0], sparse[i])]
+            else:
+                blocks = list(zip(encoder.dense(mask_input[i][:, None]), sparse[i][:, None], strict=True))
+            for ground, tokens in blocks:
+                decoded = decoder.decode(decoder.prepare(image + ground), tokens)
+                everything = torch.arange(len(tokens), device=tokens.device)
+                logits.append(decoder.draw(decoded, everything, slice(0, 4)))
+                scores.append(decoded.iou_predictions)
         return Masks(torch.cat(logits), torch.cat(scores))
 
 
@@ -114,6 +127,7 @@ def _initialise_prompts(sam: Sam) -> None:
         for value in embedding.parameters():
             nn.init.normal_(value, std=0.25)
     nn.init.normal_(encoder.no_mask_embed.weight, std=0.02)
+    nn.init.zeros_(encoder.mask_downscaling[-1].weight)  # type: ignore[arg-type]  # a mask says nothing at first
 
 
 def _initialise_decoder(sam: Sam) -> None:

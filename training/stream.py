@@ -27,6 +27,7 @@ class CropPlan:
         side: in pixels; a multiple of 32, at most 1024.
         batch: crops a batch.
         clear, corrected: prompts a crop of each sort (see `draw_prompts`); both 0 trains the head only.
+        refined: of the clear ones, how many are asked again with their mask and a click where it is wrong.
         scene_px: side of the scenes that the crops are cut from.
         scales: least and greatest magnification.
     """
@@ -36,6 +37,7 @@ class CropPlan:
     batch: int
     clear: int = 0
     corrected: int = 0
+    refined: int = 0
     scene_px: int = 512
     scales: tuple[float, float] = (0.5, 2.0)
 
@@ -46,7 +48,7 @@ class RealSet:
 
     share: float
     pictures: Sequence[tuple[np.ndarray, np.ndarray]] = field(repr=False)
-    scales: tuple[float, float] = (0.6, 3.0)
+    scales: tuple[float, float] = (0.5, 4.0)  # small pictures are magnified to the frame
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -59,6 +61,7 @@ class Batch:
         offsets: (B, 2) int64, column and row of the crop in the frame, in image tokens.
         objects, inclusions: (B, s, s) int64 labels; only where there are prompts.
         prompts: by number of tokens.
+        refined: see `CropPlan`.
     """
 
     pictures: Tensor
@@ -67,6 +70,7 @@ class Batch:
     objects: Tensor | None
     inclusions: Tensor | None
     prompts: tuple[PromptBatch, ...]
+    refined: int
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -139,6 +143,7 @@ def make_batch(rng: Generator, plan: CropPlan, crops: Sequence[Crop]) -> Batch:
         objects=_stacked([crop.objects for crop in crops]) if prompted else None,
         inclusions=_stacked([crop.inclusions for crop in crops]) if prompted else None,
         prompts=tuple(_prompt_batch(group, offsets) for group in zip(*drawn, strict=True)),
+        refined=plan.refined,
     )
 
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.average import WeightAverage
+from training.corrections import Corrections, correct
 from training.datasets import find_samples, split
-from training.losses import MaskStatistics, coverage, head_loss, mask_loss
+from training.losses import MaskStatistics, coverage, head_loss, mask_loss, single_goal
 from training.network import DropletNetwork, initialise
 from training.stream import Batch, BatchStream, CropPlan, RealSet
 
@@ -29,10 +30,10 @@ STATE_FILE = "state.pt"
 SAVE_EVERY_S = 180.0
 REPORT_EVERY_S = 30.0
 LONGEST_STEP = 1.0  # norm at which gradients are cut
-NEVER_TRAINED = ("norm_head", "image_encoder.head.", "mask_downscaling")
+NEVER_TRAINED = ("norm_head", "image_encoder.head.")
 NOT_DECAYED = ("embed", "token", "attention_biases")
-SHARE_OF_REAL = {"nuclei_dsb2018": 0.13, "powder_spheres": 0.07}
-GROUP_WEIGHTS = (0.75, 0.25)
+SHARE_OF_REAL = {"nuclei_dsb2018": 0.16, "powder_spheres": 0.07}
+GROUP_WEIGHTS = (0.7, 0.2, 0.1)  # clear, corrected and refined prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,8 @@ PHASES = {
     "features": Phase((CropPlan(1.0, 224, 12),), crops=60_000, rate=1.2e-3),
     "prompts": Phase(
         (
-            CropPlan(0.8, 224, 8, clear=12, corrected=4),
-            CropPlan(0.2, 448, 2, clear=16, corrected=6, scales=(0.6, 2.4)),
+            CropPlan(0.8, 224, 8, clear=12, corrected=4, refined=1),
+            CropPlan(0.2, 448, 2, clear=16, corrected=6, refined=2, scales=(0.6, 2.4)),
         ),
         crops=60_000,
         rate=4e-4,
@@ -74,8 +75,8 @@ PHASES = {
     ),
     "frame": Phase(
         (
-            CropPlan(0.6, 448, 2, clear=16, corrected=6, scales=(0.6, 2.4)),
-            CropPlan(0.4, 1024, 1, clear=24, corrected=8, scene_px=1024, scales=(0.7, 1.6)),
+            CropPlan(0.6, 448, 2, clear=16, corrected=6, refined=2, scales=(0.6, 2.4)),
+            CropPlan(0.4, 1024, 1, clear=24, corrected=8, refined=3, scene_px=1024, scales=(0.7, 1.6)),
         ),
         crops=6_000,
         rate=1e-4,
@@ -165,7 +166,7 @@ class Trainer:
         if batch.prompts:
             masks, iou, statistics = self._prompt_losses(embeddings, batch)
             loss = loss + masks + iou
-            told |= {"masks": float(masks.detach()), "iou": float(iou.detach()), **statistics._asdict()}
+            told |= {"masks": float(masks.detach()), "iou": float(iou.detach()), **statistics}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = max(nn.utils.clip_grad_norm_(part, LONGEST_STEP) for part in self.clipped_together)
@@ -176,11 +177,12 @@ class Trainer:
         self.batches += 1
         return told | {"gradient": float(norm)}
 
-    def _prompt_losses(self, embeddings: Tensor, batch: Batch) -> tuple[Tensor, Tensor, MaskStatistics]:
+    def _prompt_losses(self, embeddings: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, float]]:
         assert batch.objects is not None and batch.inclusions is not None  # noqa: S101 (for the type checker)
         objects, inclusions = batch.objects.to(self.device), batch.inclusions.to(self.device)
         share = min(1.0, self.batches / self.phase.ground_ramp) if self.phase.ground_ramp else 1.0
         losses, told = [], []
+        seconds: list[Corrections] = []
         for prompts in batch.prompts:
             moved = type(prompts)(*(value.to(self.device) for value in prompts))
             masks = self.network.decode(embeddings, batch.offsets, moved, self.dtype)
@@ -190,10 +192,23 @@ class Trainer:
             )
             losses.append(torch.stack([mask, iou]))
             told.append(statistics)
-        total = sum(weight * loss for weight, loss in zip(GROUP_WEIGHTS, losses, strict=True))
-        assert isinstance(total, Tensor)  # noqa: S101 (for the type checker)
+            if batch.refined and not seconds:
+                goals = single_goal(target, inner)
+                offsets = batch.offsets.to(self.device)
+                seconds.append(correct(moved, masks.logits, goals, offsets, batch.refined, seed=self.batches))
         merged = MaskStatistics(*(_mean([float(v) for v in values]) for values in zip(*told, strict=True)))
-        return total[0], total[1], merged
+        figures: dict[str, float] = merged._asdict()
+        for second in seconds:
+            masks = self.network.decode(embeddings, batch.offsets, second.prompts, self.dtype, second.masks)
+            none, clear = torch.zeros_like(second.goals), torch.zeros(len(second.goals), dtype=torch.bool)
+            mask, iou, statistics = mask_loss(
+                masks.logits, masks.iou, second.goals, none, clear.to(self.device), share
+            )
+            losses.append(torch.stack([mask, iou]))
+            figures |= {"refined": statistics.clear, "from": float(second.before.mean())}
+        weights = GROUP_WEIGHTS[: len(losses)]
+        total = torch.stack([w * loss for w, loss in zip(weights, losses, strict=True)]).sum(0) / sum(weights)
+        return total[0], total[1], figures
 
     def save(self, folder: Path) -> None:
         """Write the state whole or not at all."""

@@ -18,7 +18,7 @@ from training.stream import BatchStream, CropPlan
 from training.train import PHASES, SCHEDULE, STATE_FILE, Phase, Trainer, phases_to_run, run
 
 TINY = Phase(
-    (CropPlan(1.0, 64, 2, clear=3, corrected=1, scene_px=96, scales=(0.8, 1.2)),),
+    (CropPlan(1.0, 64, 2, clear=3, corrected=1, refined=1, scene_px=96, scales=(0.8, 1.2)),),
     crops=8,
     rate=1e-3,
     warm_up=2,

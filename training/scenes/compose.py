@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from training.scenes.appearance import gaussian, paint
 from training.scenes.kinds import RECIPES, Inclusions, Recipe
-from training.scenes.layout import SMALLEST_RADIUS_PX, FloatImage, Generator, smooth_noise
+from training.scenes.layout import SMALLEST_RADIUS_PX, FloatImage, Generator, log_uniform, smooth_noise
 from training.scenes.optics import expose
 from training.scenes.outline import Form, Packing, Window, freeform, window_around
 
@@ -19,13 +19,25 @@ _SHARES = np.array([share for share, _ in RECIPES.values()])
 MOST_DRAWN = 1000
 SMALLEST_VISIBLE_PX = 10
 LEAST_CONTRAST = 3.5  # grey levels: what a person would not see is not to be learnt either
+FONTS = (
+    cv2.FONT_HERSHEY_SIMPLEX,
+    cv2.FONT_HERSHEY_DUPLEX,
+    cv2.FONT_HERSHEY_COMPLEX,
+    cv2.FONT_HERSHEY_TRIPLEX,
+)
 CAPTIONS = (
     "100 um",
-    "50 µm",
+    "2 um",
+    "500 nm",
     "1 mm",
     "t = 0.4 s",
     "A",
-    "(b)",
+    "b",
+    "(c)",
+    "d)",
+    "B2",
+    "Ag@SiO2",
+    "30 C",
     "200 fps",
     "x20",
     "5.0 kV",
@@ -58,8 +70,11 @@ def draw_scene(rng: Generator, size: int = 512, kind: str | None = None) -> Scen
     picture, objects, inclusions = _draw_objects(rng, recipe, ground)
     _label_only_visible(picture, ground, objects, inclusions)
     _scatter_debris(rng, picture, recipe)
-    if rng.random() < 0.2:
-        _annotate(rng, picture, objects, inclusions)
+    if rng.random() < recipe.captions:
+        for _ in range(int(rng.integers(1, 4))):
+            _annotate(rng, picture, objects, inclusions)
+    if rng.random() < 0.2 * recipe.captions:
+        _info_bar(rng, picture, objects, inclusions)
     return Scene(expose(rng, picture), objects, inclusions, chosen)
 
 
@@ -67,7 +82,10 @@ def _ground(rng: Generator, recipe: Recipe, size: int) -> FloatImage:
     ground = np.full((size, size), recipe.ground, np.float32)
     amplitude, cell = recipe.grain
     if amplitude > 0:
-        ground *= 1 + np.float32(amplitude) * smooth_noise(rng, size, cell, int(rng.integers(1, 4)))
+        texture = smooth_noise(rng, size, cell, int(rng.integers(1, 4)))
+        if recipe.ridges:
+            texture = 1 - 2 * np.abs(texture)
+        ground *= (1 + np.float32(amplitude) * texture).clip(0)
     if rng.random() < 0.7:  # uneven light
         ground *= 1 + np.float32(rng.uniform(0.02, 0.2)) * smooth_noise(rng, size, rng.uniform(80, 300))
     if rng.random() < 0.5:
@@ -255,15 +273,16 @@ def _scatter_debris(rng: Generator, picture: FloatImage, recipe: Recipe) -> None
 def _annotate(
     rng: Generator, picture: FloatImage, objects: NDArray[np.uint16], inclusions: NDArray[np.uint16]
 ) -> None:
-    """A caption and a scale bar, on the picture or in a box under which nothing is seen."""
+    """A caption or a scale bar or both, on the picture or in a box under which nothing is seen."""
     size = len(picture)
-    scale = rng.uniform(0.35, 1.3)
+    scale = log_uniform(rng, 0.35, 2.2)
+    font = int(rng.choice(FONTS))
     text = str(rng.choice(CAPTIONS))
     weight = int(rng.integers(1, 4))
-    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)
+    (width, height), _ = cv2.getTextSize(text, font, scale, weight)
     bar = int(rng.uniform(20, 140) * scale)
     x = int(rng.uniform(0, max(1, size - max(width, bar) - 4)))
-    y = int(rng.uniform(0.05, 0.95) * size)
+    y = int(rng.choice([rng.uniform(0.03, 0.12), rng.uniform(0.05, 0.95), rng.uniform(0.88, 0.97)]) * size)
     ink = float(rng.choice([0, 255]))
     thickness = 2 + int(rng.uniform(1, 7) * scale)
     box = (slice(max(0, y - height - 4), y + thickness + 8), slice(max(0, x - 4), x + max(width, bar) + 4))
@@ -271,13 +290,31 @@ def _annotate(
     if boxed:
         picture[box] = 255 - ink
     layer = np.zeros_like(picture, np.uint8)
-    cv2.putText(layer, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, weight, cv2.LINE_AA)
-    if rng.random() < 0.7:
+    cv2.putText(layer, text, (x, y), font, scale, 255, weight, cv2.LINE_AA)
+    if rng.random() < 0.6:
         cv2.rectangle(layer, (x, y + 4), (x + bar, y + 4 + thickness), 255, -1)
     picture += (ink - picture) * (layer / np.float32(255))
     if boxed:
         objects[box] = 0
         inclusions[box] = 0
+
+
+def _info_bar(
+    rng: Generator, picture: FloatImage, objects: NDArray[np.uint16], inclusions: NDArray[np.uint16]
+) -> None:
+    """The strip that electron microscopes write below a picture."""
+    size = len(picture)
+    top = size - int(rng.uniform(0.04, 0.1) * size)
+    paper = int(rng.choice([0, 20, 255]))
+    strip = np.full((size - top, size), paper, np.uint8)
+    scale = (size - top) / 40
+    for x in range(4, size, max(24, int(120 * scale))):
+        at = (x, int(0.75 * len(strip)))
+        text, font = str(rng.choice(CAPTIONS)), int(rng.choice(FONTS))
+        cv2.putText(strip, text, at, font, scale, 255 - paper, 1, cv2.LINE_AA)
+    picture[top:] = strip
+    objects[top:] = 0
+    inclusions[top:] = 0
 
 
 def _pixel(place: NDArray[np.float64]) -> tuple[int, int]:

@@ -41,7 +41,9 @@ class Recipe:
         ghosts: out-of-focus objects behind, as a share of the objects; they are not labelled.
         channels: number of channel walls or posts.
         grain: amplitude and width in pixels of the ground's texture.
+        ridges: the ground's texture is a network of ridges, as of porous films and rough metal.
         debris: number of jagged pieces and dust specks.
+        captions: chance of letters, scale bars and info bars.
     """
 
     circles: Circles
@@ -54,8 +56,10 @@ class Recipe:
     ghosts: float = 0.0
     channels: int = 0
     grain: tuple[float, float] = (0.0, 8.0)
+    ridges: bool = False
     debris: int = 0
     fibres: int = 0
+    captions: float = 0.2
 
 
 def _any_layout(rng: Generator, size: int) -> Circles:
@@ -70,7 +74,7 @@ def _any_layout(rng: Generator, size: int) -> Circles:
         case 2:
             return layout.overlapping(rng, size, base, spread, rng.uniform(0.1, 0.6))
         case 3:
-            few = rng.uniform(50, 0.34 * size)
+            few = rng.uniform(min(50, 0.2 * size), 0.34 * size)
             return layout.scattered(rng, size, few, 0.3, rng.uniform(0.1, 0.5), gap)
         case _:
             circles = layout.scattered(rng, size, base, spread, rng.uniform(0.15, 0.4), gap)
@@ -404,6 +408,70 @@ def _spheres(rng: Generator, size: int) -> Recipe:
     )
 
 
+def _particles(rng: Generator, size: int) -> Recipe:
+    """Particles of any convex form in an electron microscope: rods, cubes, grains, in heaps or apart."""
+    match rng.integers(0, 4):
+        case 0:
+            base = log_uniform(rng, 5, 60)
+            circles = layout.overlapping(rng, size, base, rng.choice([0.1, 0.3]), rng.uniform(0.05, 0.5))
+        case 1:
+            base = log_uniform(rng, 6, 70)
+            circles = layout.packed(rng, size, base, rng.choice([0.05, 0.2]), rng.uniform(0.4, 0.9))
+        case 2:
+            base = rng.uniform(0.08, 0.35) * size
+            circles = layout.scattered(rng, size, base, 0.2, rng.uniform(0.1, 0.5), -2.0, cling=0.7)
+        case _:
+            base = log_uniform(rng, 5, 70)
+            spread = rng.choice([0.1, 0.4])
+            circles = layout.scattered(rng, size, base, spread, rng.uniform(0.03, 0.4), -1.0, cling=0.5)
+    form = (
+        Form(irregularity=rng.uniform(0, 0.03), elongation=rng.choice([0.05, 0.25])),
+        Form(irregularity=rng.uniform(0.04, 0.14), elongation=rng.choice([0.1, 0.4])),
+        Form(corners=(3, 8), elongation=0.1),
+        Form(corners=(4, 4), elongation=rng.choice([0.03, 0.3, 1.5]), longest=4.0),
+        Form(rod=rng.uniform(0.5, 4.0), irregularity=rng.choice([0.0, 0.02])),
+    )[rng.choice(5, p=[0.3, 0.2, 0.15, 0.2, 0.15])]
+    transmission = rng.random() < 0.5
+    if transmission:
+        ground = rng.uniform(110, 235)
+        look = Appearance(
+            additive=False,
+            rim=(Bump(rng.uniform(-0.5, 1.0), 1.0, rng.uniform(-0.3, 0.25)),) if rng.random() < 0.4 else (),
+            level=-rng.uniform(0.25, 0.92),
+            opacity=rng.uniform(0, 0.8),
+            dome=-rng.choice([0.0, 0.3]),
+            slope=rng.choice([0.0, 0.15]),
+            texture=rng.choice([0.0, 0.08, 0.25]),
+            softness_px=rng.uniform(0.4, 1.5),
+            variation=rng.choice([0.05, 0.25]),
+        )
+        return Recipe(circles, look, form, ground=ground, grain=(rng.uniform(0.01, 0.15), rng.uniform(2, 30)),
+                      debris=int(rng.choice([0, 5])), captions=0.8)  # fmt: skip
+    brightness = rng.uniform(40, 170)
+    look = Appearance(
+        additive=True,
+        line_px=rng.uniform(0.8, 2.5),
+        rim=(Bump(-1.0, 1.0, rng.uniform(5, 70)),) if rng.random() < 0.6 else (),
+        level=brightness,
+        opacity=1.0,
+        edge_glow=rng.choice([0.0, rng.uniform(10, 90)]),
+        slope=rng.uniform(0, 0.3) * brightness,
+        light=rng.uniform(0, 2 * math.pi),
+        texture=rng.choice([0.0, 8.0, 25.0, 40.0]),
+        softness_px=rng.uniform(0.3, 1.2),
+        variation=rng.choice([0.05, 0.25]),
+    )
+    return Recipe(
+        circles,
+        look,
+        form,
+        ground=rng.uniform(8, 110),
+        grain=(rng.uniform(0.02, 0.5), log_uniform(rng, 2, 25)),
+        ridges=rng.random() < 0.3,
+        captions=0.8,
+    )
+
+
 def _drops_on_surface(rng: Generator, size: int) -> Recipe:
     """Water on leaves, glass and metal: the ground shows through, with a caustic and a highlight."""
     base = log_uniform(rng, 6, 80)
@@ -491,8 +559,10 @@ def _background(rng: Generator, size: int) -> Recipe:
         ground=rng.uniform(10, 235),
         channels=int(rng.integers(0, 4)),
         grain=(rng.uniform(0, 0.4), log_uniform(rng, 2, 60)),
+        ridges=rng.random() < 0.3,
         debris=int(rng.integers(0, 25)),
         fibres=int(rng.choice([0, 0, 10, 40])),
+        captions=0.5,
     )
 
 
@@ -507,9 +577,10 @@ RECIPES: dict[str, tuple[float, Callable[[Generator, int], Recipe]]] = {
     "fluorescence": (0.07, _fluorescence),
     "shadowgraph": (0.06, _shadowgraph),
     "spheres": (0.07, _spheres),
+    "particles": (0.12, _particles),
     "drops_on_surface": (0.04, _drops_on_surface),
     "cells": (0.03, _cells),
     "mixture": (0.04, _mixture),
-    "background": (0.02, _background),
+    "background": (0.03, _background),
 }
 """Share of each kind among the training scenes, and how one is planned."""

@@ -148,5 +148,5 @@ def holed(rng: Generator, circles: Circles, size: int) -> Circles:
 
 
 def log_uniform(rng: Generator, low: float, high: float) -> float:
-    """Uniform in the logarithm."""
-    return float(np.exp(rng.uniform(math.log(low), math.log(high))))
+    """Uniform in the logarithm; `low` in pictures so small that `high`, a share of their side, is less."""
+    return float(np.exp(rng.uniform(math.log(low), math.log(max(low, high)))))

@@ -45,21 +45,28 @@ class Form:
     Attributes:
         irregularity: amplitude of random waves of 2 to 5 periods along the outline, as a share of the radius.
         elongation: deviation of the axis ratio from 1.
+        longest: greatest ratio of the axes.
         tilt: direction of the long axis; None draws one for each object.
+        corners: fewest and most corners of convex polygons with rounded corners, None for round objects.
+        rod: greatest half-length, in radii, by which objects are drawn out along their long axis.
         plug_px: half-length by which objects are drawn out along the x (True) or y axis.
         plug_along_x: see above.
     """
 
     irregularity: float = 0.0
     elongation: float = 0.0
+    longest: float = 2.2
     tilt: float | None = None
+    corners: tuple[int, int] | None = None
+    rod: float = 0.0
     plug_px: float = 0.0
     plug_along_x: bool = True
 
     @property
     def reach(self) -> float:
         """Farthest point of an outline in radii, less the plug."""
-        return (1 + 0.6 * self.elongation) * (1 + 2.5 * self.irregularity)
+        ratio = min(self.longest, 1 + 3 * self.elongation)
+        return (math.sqrt(ratio) + self.rod) * (1 + 2.5 * self.irregularity) * (1.6 if self.corners else 1)
 
 
 def freeform(rng: Generator, window: Window, radius: float, form: Form) -> tuple[FloatImage, FloatImage]:
@@ -71,13 +78,21 @@ def freeform(rng: Generator, window: Window, radius: float, form: Form) -> tuple
         else:
             y = np.sign(y) * (np.abs(y) - form.plug_px).clip(0)
     distance = np.sqrt(x * x + y * y)
-    if not form.irregularity and not form.elongation:
+    if not (form.irregularity or form.elongation or form.corners or form.rod):
         return distance - np.float32(radius), (distance / np.float32(radius)).astype(np.float32)
     tilt = rng.uniform(0, math.pi) if form.tilt is None else form.tilt
-    ratio = min(2.2, 1 + abs(rng.normal(0, form.elongation)))
+    ratio = min(form.longest, 1 + abs(rng.normal(0, form.elongation)))
     cos, sin = math.cos(tilt), math.sin(tilt)
-    long = (cos * x + sin * y) / np.float32(math.sqrt(ratio) * radius)
-    short = (cos * y - sin * x) * np.float32(math.sqrt(ratio) / radius)
+    long: FloatImage = (cos * x + sin * y).astype(np.float32)
+    short: FloatImage = (cos * y - sin * x).astype(np.float32)
+    if form.rod:
+        half = np.float32(radius * rng.uniform(0.3, 1) * form.rod)
+        long = np.sign(long) * (np.abs(long) - half).clip(0)
+        distance = np.sqrt(long * long + short * short)
+    long = long / np.float32(math.sqrt(ratio) * radius)
+    short = short * np.float32(math.sqrt(ratio) / radius)
+    if form.corners:
+        return _polygon(rng, long, short, radius, int(rng.integers(form.corners[0], form.corners[1] + 1)))
     rho = np.sqrt(long * long + short * short) + np.float32(1e-6)
     if form.irregularity:
         angle = np.arctan2(short, long)
@@ -88,6 +103,23 @@ def freeform(rng: Generator, window: Window, radius: float, form: Form) -> tuple
         rho = rho / wave.clip(0.5, 1.6)
     signed = np.where(rho < 0.05, np.float32(-radius), distance - distance / rho)
     return signed.astype(np.float32), rho
+
+
+def _polygon(
+    rng: Generator, x: FloatImage, y: FloatImage, radius: float, corners: int
+) -> tuple[FloatImage, FloatImage]:
+    """A convex polygon of about the area of the unit circle; the smooth maximum rounds its corners."""
+    apothem = math.sqrt(math.pi / (corners * math.tan(math.pi / corners)))
+    softness = np.float32(rng.uniform(0.02, 0.15))
+    uneven = rng.choice([0.0, 0.15])
+    total = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
+    for k in range(corners):
+        angle = 2 * math.pi * (k + uneven * rng.normal()) / corners
+        side = np.float32(apothem * (1 + uneven * rng.normal()))
+        beyond = np.float32(math.cos(angle)) * x + np.float32(math.sin(angle)) * y - side
+        total += np.exp((beyond / softness).clip(-60, 60))
+    signed = softness * np.log(total)
+    return signed * np.float32(radius), (1 + signed).clip(0)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
