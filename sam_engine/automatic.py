@@ -124,7 +124,7 @@ def _segment_densely(
 ) -> Segmentation:
     """By the engine's own dense head or that of its proposer; `refine` draws with the engine's decoder."""
     proposer, seen = engine, embedding
-    if not embedding.instance_fields:
+    if embedding.instance_field is None:
         if engine.proposer is None:
             raise InvalidInput(
                 "automatic.mode", "=instances needs a checkpoint with an instance head; use exact"

@@ -12,7 +12,7 @@ import numpy as np
 from sam_engine.engine import SamEngine
 from sam_engine.instances import InstanceParameters, segment_instances
 from sam_engine.masks import FRAME
-from sam_engine.types import ByteArray, ImageEmbedding, InstanceField, Mask, Prompt
+from sam_engine.types import ByteArray, ImageEmbedding, Mask, Prompt
 
 Box = tuple[int, int, int, int]
 Tiling = Literal["auto", "off", "full"]
@@ -42,14 +42,14 @@ def find_instances(
             objects of the whole view are too small for the head, or where it shows hardly any.
     """
     size = embedding.original_size
-    whole = segment_instances(embedding.instance_fields, size, parameters)
+    fields = list(engine.instance_fields(image, embedding))
+    whole = segment_instances(fields, size, parameters)
     magnification = _magnification(whole, embedding, tiling)
     if magnification < WORTHWHILE_MAGNIFICATION:
         return whole, 0
     boxes = list(tile_boxes(size, math.ceil(max(size) / magnification)))
-    fields: list[InstanceField] = list(embedding.instance_fields)
     for x1, y1, x2, y2 in boxes:
-        fields.append(replace(engine.instance_field(image[y1:y2, x1:x2]), origin_xy=(x1, y1)))
+        fields.append(replace(engine.instance_field_of_tile(image[y1:y2, x1:x2]), origin_xy=(x1, y1)))
     return segment_instances(fields, size, parameters), len(boxes)
 
 

@@ -24,14 +24,21 @@ from sam_engine.masks import FRAME, Upscaler, threshold_logits
 from sam_engine.modeling.build import Sam, build_instance_head, build_sam
 from sam_engine.modeling.instance_head import InstanceHead
 from sam_engine.modeling.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NOT_A_POINT
-from sam_engine.modeling.tiny_vit import EncoderFeatures
-from sam_engine.types import ByteArray, FloatArray, ImageEmbedding, InstanceField, Mask, Prompt
+from sam_engine.types import (
+    ByteArray,
+    CoarseFields,
+    FloatArray,
+    ImageEmbedding,
+    InstanceField,
+    Mask,
+    Prompt,
+)
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 LOW_RES_SHAPE = (256, 256)
 INSTANCE_STRIDE = 2
-INSTANCE_SHRINKS = (1, 2, 4)  # the head cuts objects apart that are much larger than what it has seen whole
+COARSE_SHRINKS = (2, 4)  # the head cuts objects apart that are much larger than what it has seen whole
 RETRY_S = 5.0
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -88,7 +95,7 @@ class SamEngine:
         model_type: None tells it from the file.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: of the network; `auto` is bfloat16 where the processor computes it natively, else float32.
-        cache_bytes: budget of the embeddings kept in memory.
+        cache_bytes: budget of the embeddings and coarse fields kept in memory.
         clock: seconds that never go back.
         proposer: an engine whose checkpoint has an instance head, for when this one's has none.
     """
@@ -111,7 +118,9 @@ class SamEngine:
         self.model_type = model_type
         self.device_name = device
         self.precision: Precision = precision
-        self.embeddings: ByteCache[ImageEmbedding] = ByteCache(cache_bytes)
+        # a picture's coarse fields are an eighth of its embedding, and only instances need them
+        self.embeddings: ByteCache[ImageEmbedding] = ByteCache(cache_bytes - cache_bytes // 9)
+        self.coarse_fields: ByteCache[CoarseFields] = ByteCache(cache_bytes // 9)
         self._model: LoadedModel | None = None
         self._failure: _Failure | None = None
         self._clock = clock
@@ -243,49 +252,62 @@ class SamEngine:
             decoder=decoder,
         )
 
-    def instance_field(self, image: ByteArray) -> InstanceField:
+    def instance_fields(self, image: ByteArray, embedding: ImageEmbedding) -> tuple[InstanceField, ...]:
+        """The dense head's fields of a picture and its embedding, finest first; kept by the embedding's key.
+
+        Raises:
+            EngineError: the active checkpoint has no instance head.
+        """
+        if embedding.instance_field is None:
+            raise EngineError("the embedding is of a checkpoint without an instance head")
+        model = self.load()
+        coarse = self.coarse_fields.get_or_compute(
+            embedding.key, lambda: CoarseFields(_fields(self._see(model, image, COARSE_SHRINKS)))
+        )
+        return (embedding.instance_field, *coarse.fields)
+
+    def instance_field_of_tile(self, image: ByteArray) -> InstanceField:
         """What the dense head says of a tile of an upright RGB picture, (H, W, 3) of uint8; not kept.
 
         Raises:
             EngineError: the active checkpoint has no instance head.
         """
-        fields = self._look(self.load(), image, INSTANCE_SHRINKS[:1])[1]
-        if not fields:
-            raise EngineError("the active checkpoint has no instance head")
-        return fields[0]
+        return _fields(self._see(self.load(), image, (1,)))[0]
 
     def _encode(self, model: LoadedModel, image: ByteArray, key: str) -> ImageEmbedding:
-        features, fields = self._look(model, image, INSTANCE_SHRINKS)
+        ((features, field),) = self._see(model, image, (1,))
         return ImageEmbedding(
-            features=features,
-            instance_fields=fields,
+            features=features.float().contiguous(),
+            instance_field=field,
             original_size=image.shape[:2],
             input_size=input_size_of(*image.shape[:2]),
             key=key,
         )
 
     @torch.inference_mode()
-    def _look(
+    def _see(
         self, model: LoadedModel, image: ByteArray, shrinks: Sequence[int]
-    ) -> tuple[Tensor, tuple[InstanceField, ...]]:
-        """Image embedding (1, 256, 64, 64) and the dense head's fields, finest first; none without a head."""
+    ) -> list[tuple[Tensor, InstanceField | None]]:
+        """Embedding (1, 256, 64 / shrink, 64 / shrink) and field of the picture at each size."""
         pixels, input_size = _frame(image)
         autocast = (
             nullcontext()
             if model.dtype == torch.float32
             else torch.autocast(model.device.type, dtype=model.dtype)
         )
-        seen: list[tuple[int, Tensor]] = []
+        seen = []
         with self._device_lock, autocast:
-            picture = _normalise(pixels.to(model.device))
-            features = model.sam.image_encoder(picture)
-            if model.head is not None:
-                seen = _see(model, model.head, picture, features, input_size, shrinks)
-        fields = tuple(
-            InstanceField(values, (0, 0), _pitch(image.shape[:2], input_size, shrink))
-            for shrink, values in seen
-        )
-        return features.stride16.float().contiguous(), fields
+            frame = _normalise(pixels.to(model.device))
+            for shrink in shrinks:
+                picture = F.avg_pool2d(frame, shrink).contiguous(memory_format=torch.channels_last)
+                features = model.sam.image_encoder(picture)
+                field = None
+                if model.head is not None:
+                    rows, columns = (-(-side // (shrink * INSTANCE_STRIDE)) for side in input_size)
+                    values = model.head(picture, features)[0, :, :rows, :columns].to("cpu", torch.float16)
+                    field = InstanceField(values, (0, 0), _pitch(image.shape[:2], input_size, shrink))
+                seen.append((features.stride16, field))
+        return seen
 
     @torch.inference_mode()
     def _image_terms(
@@ -394,25 +416,11 @@ def _normalise(pixels: Tensor) -> Tensor:
     return picture
 
 
-def _see(
-    model: LoadedModel,
-    head: InstanceHead,
-    picture: Tensor,
-    features: EncoderFeatures,
-    input_size: tuple[int, int],
-    shrinks: Sequence[int],
-) -> list[tuple[int, Tensor]]:
-    """Fields of the picture, and of the same made smaller, without the padding; and how much smaller."""
-    seen = []
-    for shrink in shrinks:
-        if shrink > 1:
-            smaller = F.avg_pool2d(picture, shrink).contiguous(memory_format=torch.channels_last)
-            values = head(smaller, model.sam.image_encoder(smaller))[0]
-        else:
-            values = head(picture, features)[0]
-        rows, columns = (-(-side // (shrink * INSTANCE_STRIDE)) for side in input_size)
-        seen.append((shrink, values[:, :rows, :columns].to("cpu", torch.float16)))
-    return seen
+def _fields(seen: Sequence[tuple[Tensor, InstanceField | None]]) -> tuple[InstanceField, ...]:
+    fields = tuple(field for _, field in seen if field is not None)
+    if not fields:
+        raise EngineError("the active checkpoint has no instance head")
+    return fields
 
 
 def _pitch(size: tuple[int, int], input_size: tuple[int, int], shrink: int) -> tuple[float, float]:

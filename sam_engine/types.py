@@ -1,5 +1,6 @@
 """The records that travel through the engine. All are frozen: they are passed on, never updated."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,19 +92,31 @@ class InstanceField:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class CoarseFields:
+    """What the dense head says of the whole picture made smaller, finer ones first."""
+
+    fields: tuple[InstanceField, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the record holds."""
+        return _bytes_of([field.values for field in self.fields])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class ImageEmbedding:
     """A picture as the network sees it: computed once, then prompted any number of times.
 
     Attributes:
         features: (1, 256, 64, 64) on the engine's device.
-        instance_fields: of the dense head over the whole picture, finest first; none without a head.
+        instance_field: of the dense head over the whole picture; None without a head.
         original_size: (H, W) of the upright picture.
         input_size: (H, W) after resizing its longest side to 1024.
         key: digest of pixels, checkpoint and precision.
     """
 
     features: torch.Tensor
-    instance_fields: tuple[InstanceField, ...]
+    instance_field: InstanceField | None
     original_size: tuple[int, int]
     input_size: tuple[int, int]
     key: str
@@ -111,5 +124,9 @@ class ImageEmbedding:
     @property
     def nbytes(self) -> int:
         """Bytes that the record holds."""
-        held = [self.features, *(field.values for field in self.instance_fields)]
-        return sum(t.element_size() * t.nelement() for t in held)
+        seen = [] if self.instance_field is None else [self.instance_field.values]
+        return _bytes_of([self.features, *seen])
+
+
+def _bytes_of(tensors: Sequence[torch.Tensor]) -> int:
+    return sum(tensor.element_size() * tensor.nelement() for tensor in tensors)

@@ -56,6 +56,20 @@ def head_loss(field: Tensor, target: Tensor) -> Tensor:
     return objects + 0.5 * inclusions
 
 
+def guide_loss(guide: Tensor, target: Tensor) -> Tensor:
+    """Foreground, and of objects centre and size.
+
+    Args:
+        guide: (B, 4, h, w) of `DropletNetwork.guide`.
+        target: (B, 5, h, w), see `training.targets.guide_targets`.
+    """
+    foreground, seen = target[:, 0], target[:, 4]
+    found = F.binary_cross_entropy_with_logits(guide[:, 0], foreground, reduction="none")
+    apart = F.smooth_l1_loss(guide[:, 1:], target[:, 1:4], reduction="none", beta=0.2).mean(1)
+    objects = (foreground * seen).sum().clamp(min=1)
+    return (found * seen).mean() + (apart * foreground * seen).sum() / objects
+
+
 def single_goal(target: Tensor, inner: Tensor) -> Tensor:
     """What the one mask of a prompt should be: the object meant, else the inclusion."""
     return torch.where(target.flatten(1).any(1)[:, None, None], target, inner)

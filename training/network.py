@@ -11,11 +11,12 @@ from sam_engine.engine import PIXEL_MEAN, PIXEL_STD
 from sam_engine.modeling.build import Sam
 from sam_engine.modeling.instance_head import InstanceHead
 from sam_engine.modeling.mask_decoder import NUM_HEADS, Attention, TwoWayAttentionBlock
-from sam_engine.modeling.tiny_vit import TinyViT
+from sam_engine.modeling.tiny_vit import OUT_CHANNELS, TinyViT, TinyViTBlock
 
 TOKEN_PX = 16
 FRAME_TOKENS = 64
 HEAD_CHANNELS = 16  # of an attention head of the mask decoder
+GUIDE_CHANNELS = 4
 FREQUENCIES = 8  # of them carry sines, as many cosines
 
 
@@ -39,16 +40,29 @@ class Masks(NamedTuple):
     iou: Tensor
 
 
+class Seen(NamedTuple):
+    """Image embeddings (B, 256, s/16, s/16), head outputs (B, 5, s/2, s/2), guide (B, 4, s/8, s/8)."""
+
+    embeddings: Tensor
+    field: Tensor
+    guide: Tensor
+
+
 class DropletNetwork(nn.Module):
-    """Encoder, prompt decoder and dense head, trained together."""
+    """Encoder, prompt decoder and dense head, trained together.
+
+    `guide` reads object, centre and size off the image embedding and is thrown away after training: the dense
+    head can do so much from early features alone that without it the attention stages learn nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.sam = Sam(TinyViT())
         self.head = InstanceHead()
+        self.guide = nn.Sequential(nn.Conv2d(OUT_CHANNELS, GUIDE_CHANNELS * 4, 1), nn.PixelShuffle(2))
 
-    def encode(self, pictures: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """(B, 3, s, s) uint8 to image embeddings (B, 256, s/16, s/16) and head outputs, both float32."""
+    def encode(self, pictures: Tensor, dtype: torch.dtype) -> Seen:
+        """(B, 3, s, s) uint8 to what encoder, head and guide say, in float32."""
         mean, std = (
             torch.tensor(v, device=pictures.device).view(1, 3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD)
         )
@@ -56,7 +70,8 @@ class DropletNetwork(nn.Module):
         with torch.autocast(pictures.device.type, dtype, enabled=dtype != torch.float32):
             features = self.sam.image_encoder(x)
             field = self.head(x, features)
-        return features.stride16.float(), field.float()
+        embeddings = features.stride16.float()
+        return Seen(embeddings, field.float(), self.guide(embeddings))
 
     def decode(
         self,
@@ -111,8 +126,24 @@ def initialise(network: DropletNetwork, seed: int) -> None:
     for value in network.head.out.parameters():
         nn.init.zeros_(value)
     with torch.no_grad():
+        for part in network.modules():
+            if isinstance(part, TinyViTBlock):
+                _initialise_block(part)
         _initialise_prompts(network.sam)
         _initialise_decoder(network.sam)
+
+
+def _initialise_block(block: TinyViTBlock) -> None:
+    """What a block adds is small at first, and its filter lets everything through.
+
+    Batch normalisation brings the sum back to one size in every block, so that what is added would otherwise
+    outgrow what it is added to: no residual is left, and gradients of the early layers become noise.
+    """
+    for last in (block.attn.proj, block.mlp.fc2):
+        nn.init.trunc_normal_(last.weight, std=0.004)
+    kernel = block.local_conv.get_parameter("c.weight")
+    nn.init.normal_(kernel, std=0.05)
+    kernel[:, 0, 1, 1] += 1
 
 
 def _initialise_prompts(sam: Sam) -> None:

@@ -12,7 +12,7 @@ from training.augment import Crop, Generator, random_crop
 from training.network import FRAME_TOKENS, TOKEN_PX, PromptBatch
 from training.prompts import Prompts, draw_prompts
 from training.scenes import Scene, draw_scene
-from training.targets import head_targets
+from training.targets import guide_targets, head_targets
 
 FRAME_PX = FRAME_TOKENS * TOKEN_PX
 FIRST_TEST_SEED = 10_000_000  # training scenes have lower seeds, test scenes this and higher ones
@@ -58,6 +58,7 @@ class Batch:
     Attributes:
         pictures: (B, 3, s, s) uint8.
         field: (B, 7, s/2, s/2), see `head_targets`.
+        guide: (B, 5, s/8, s/8), see `guide_targets`.
         offsets: (B, 2) int64, column and row of the crop in the frame, in image tokens.
         objects, inclusions: (B, s, s) int64 labels; only where there are prompts.
         prompts: by number of tokens.
@@ -66,6 +67,7 @@ class Batch:
 
     pictures: Tensor
     field: Tensor
+    guide: Tensor
     offsets: Tensor
     objects: Tensor | None
     inclusions: Tensor | None
@@ -139,6 +141,7 @@ def make_batch(rng: Generator, plan: CropPlan, crops: Sequence[Crop]) -> Batch:
     return Batch(
         pictures=torch.from_numpy(np.stack([crop.picture.transpose(2, 0, 1) for crop in crops])),
         field=torch.from_numpy(np.stack([head_targets(crop) for crop in crops])),
+        guide=torch.from_numpy(np.stack([guide_targets(crop) for crop in crops])),
         offsets=torch.from_numpy(offsets),
         objects=_stacked([crop.objects for crop in crops]) if prompted else None,
         inclusions=_stacked([crop.inclusions for crop in crops]) if prompted else None,

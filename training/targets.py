@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from training.augment import Crop, LabelMap
 
 STRIDE = 2
+GUIDE_STRIDE = 8
 CHANNELS = 5
 REFERENCE_AREA = 150.0  # cells; larger objects weigh less a cell, smaller ones more
 
@@ -27,6 +28,31 @@ def head_targets(crop: Crop) -> FloatImage:
     # the ground inside objects teaches what is no inclusion; outside there is little to learn
     inner_weight = inner_weight * np.where(objects > 0, 1.0, 0.3)
     layers = [foreground, edge, distance, inner, inner_distance, weight * seen, inner_weight * seen]
+    return np.stack(layers).astype(np.float32)
+
+
+def guide_targets(crop: Crop) -> FloatImage:
+    """(5, s/8, s/8): what the image embedding alone should know of the object at each place.
+
+    Foreground, offset to the object's centre (x, y, in its radii), logarithm of its radius in units of 16
+    pixels, and the weight: 0 where ignored.
+    """
+    side = crop.objects.shape[0]
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32)
+    flat = crop.objects.ravel()
+    area = np.bincount(flat).astype(np.float32).clip(1)
+    centre_x, centre_y = (np.bincount(flat, v.ravel()).astype(np.float32) / area for v in (x, y))
+    radius = np.sqrt(area / np.float32(np.pi))
+    cell = slice(GUIDE_STRIDE // 2, None, GUIDE_STRIDE)
+    labels = crop.objects[cell, cell]
+    own = radius[labels]
+    layers = [
+        labels > 0,
+        ((centre_x[labels] - x[cell, cell]) / own).clip(-3, 3),
+        ((centre_y[labels] - y[cell, cell]) / own).clip(-3, 3),
+        np.log(own / 16),
+        ~crop.ignored[cell, cell],
+    ]
     return np.stack(layers).astype(np.float32)
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from training.average import WeightAverage
 from training.corrections import Corrections, correct
 from training.datasets import find_samples, split
-from training.losses import MaskStatistics, coverage, head_loss, mask_loss, single_goal
+from training.losses import MaskStatistics, coverage, guide_loss, head_loss, mask_loss, single_goal
 from training.network import DropletNetwork, initialise
 from training.stream import Batch, BatchStream, CropPlan, RealSet
 
@@ -33,6 +33,11 @@ LONGEST_STEP = 1.0  # norm at which gradients are cut
 NEVER_TRAINED = ("norm_head", "image_encoder.head.")
 NOT_DECAYED = ("embed", "token", "attention_biases")
 SHARE_OF_REAL = {"nuclei_dsb2018": 0.16, "powder_spheres": 0.07}
+GUIDE_WEIGHT = 0.5
+ATTENTION_STAGES = tuple(
+    f"sam.image_encoder.{part}." for part in ("layers.1", "layers.2", "layers.3", "neck")
+)
+CLIPPED_TOGETHER = (*ATTENTION_STAGES, "sam.image_encoder.", "sam.", "")  # the first prefix that fits
 GROUP_WEIGHTS = (0.7, 0.2, 0.1)  # clear, corrected and refined prompts
 
 
@@ -43,7 +48,7 @@ class Phase:
     Attributes:
         plans: what is trained on.
         crops: how many; the learning rate is held, then falls to `final` of itself over the share `fall`.
-        rate: highest learning rate, of the encoder `encoder_rate` times that.
+        rate: highest learning rate, of the encoder's attention stages `attention_rate` times that.
         warm_up: batches over which the rate rises.
         average: decay of the running average of the weights.
         frozen_statistics: batch normalisation uses the statistics gathered so far.
@@ -53,7 +58,7 @@ class Phase:
     plans: tuple[CropPlan, ...]
     crops: int
     rate: float
-    encoder_rate: float = 1.0
+    attention_rate: float = 0.5
     warm_up: int = 150
     fall: float = 0.4
     final: float = 0.05
@@ -111,11 +116,10 @@ class Trainer:
             for name, weight in self.network.named_parameters()
             if not any(part in name for part in NEVER_TRAINED)
         }
-        # apart, so that a decoder that has everything to learn does not drown what the encoder is told
-        self.clipped_together = [
-            [weight for name, weight in self.trained.items() if name.startswith(part)]
-            for part in ("sam.image_encoder", ("sam.mask_decoder", "sam.prompt_encoder"), "head")
-        ]
+        # apart, so that one part's large gradients do not drown what the others are told
+        self.clipped_together: dict[str, list[nn.Parameter]] = {part: [] for part in CLIPPED_TOGETHER}
+        for name, weight in self.trained.items():
+            self.clipped_together[next(p for p in CLIPPED_TOGETHER if name.startswith(p))].append(weight)
         self.optimiser = self._make_optimiser()
         self.crops, self.batches = 0, 0
 
@@ -123,14 +127,14 @@ class Trainer:
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, weight in self.trained.items():
             decayed = weight.ndim > 1 and not any(part in name for part in NOT_DECAYED)
-            groups.setdefault((decayed, "image_encoder" in name), []).append(weight)
+            groups.setdefault((decayed, name.startswith(ATTENTION_STAGES)), []).append(weight)
         options = [
             {
                 "params": weights,
-                "weight_decay": 0.03 * decayed,
-                "scale": self.phase.encoder_rate if encoder else 1.0,
+                "weight_decay": 0.05 * decayed,
+                "scale": self.phase.attention_rate if attention else 1.0,
             }
-            for (decayed, encoder), weights in groups.items()
+            for (decayed, attention), weights in groups.items()
         ]
         return torch.optim.AdamW(options, lr=self.phase.rate, betas=(0.9, 0.98), fused=True)
 
@@ -160,22 +164,25 @@ class Trainer:
         rate = self.rate()
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["scale"]
-        embeddings, field = self.network.encode(batch.pictures.to(self.device), self.dtype)
-        dense = head_loss(field, batch.field.to(self.device))
-        loss, told = dense, {"dense": float(dense.detach())}
+        seen = self.network.encode(batch.pictures.to(self.device), self.dtype)
+        dense = head_loss(seen.field, batch.field.to(self.device))
+        guide = guide_loss(seen.guide, batch.guide.to(self.device))
+        loss = dense + GUIDE_WEIGHT * guide
+        told = {"dense": float(dense.detach()), "guide": float(guide.detach())}
         if batch.prompts:
-            masks, iou, statistics = self._prompt_losses(embeddings, batch)
+            masks, iou, statistics = self._prompt_losses(seen.embeddings, batch)
             loss = loss + masks + iou
             told |= {"masks": float(masks.detach()), "iou": float(iou.detach()), **statistics}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = max(nn.utils.clip_grad_norm_(part, LONGEST_STEP) for part in self.clipped_together)
-        if torch.isfinite(norm):
+        norms = [nn.utils.clip_grad_norm_(part, LONGEST_STEP) for part in self.clipped_together.values()]
+        norm = max(float(norm) for norm in norms)
+        if all(torch.isfinite(norm) for norm in norms):
             self.optimiser.step()
             self.average.update(self.network)
         self.crops += len(batch)
         self.batches += 1
-        return told | {"gradient": float(norm)}
+        return told | {"gradient": norm}
 
     def _prompt_losses(self, embeddings: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, float]]:
         assert batch.objects is not None and batch.inclusions is not None  # noqa: S101 (for the type checker)

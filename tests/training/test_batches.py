@@ -8,7 +8,7 @@ from tests.drawn import Disc
 from training.augment import Crop, consecutive, photometric, random_crop, resize_labels
 from training.prompts import Regions, draw_prompts
 from training.stream import FIRST_TEST_SEED, BatchStream, CropPlan, RealSet, ScenePool, make_batch
-from training.targets import head_targets
+from training.targets import guide_targets, head_targets
 
 
 def drawn_crop(side=64):
@@ -189,3 +189,18 @@ def test_a_pool_uses_scenes_several_times_and_stays_below_the_test_seeds(monkeyp
         pool.take()
     assert 4 <= len(seeds) <= 7
     assert max(seeds) < FIRST_TEST_SEED
+
+
+def test_the_guide_knows_centre_and_size():
+    crop = drawn_crop()
+    foreground, to_x, to_y, size, seen = guide_targets(crop)
+    assert foreground.shape == (8, 8)
+    assert seen.all()
+    for row, column in np.argwhere(foreground > 0):
+        x, y = 8 * column + 4, 8 * row + 4
+        disc = Disc(20, 20, 12) if crop.objects[y, x] == 1 else Disc(44, 40, 9)
+        assert x + disc.radius * to_x[row, column] == pytest.approx(disc.x, abs=0.6)
+        assert y + disc.radius * to_y[row, column] == pytest.approx(disc.y, abs=0.6)
+        assert 16 * np.exp(size[row, column]) == pytest.approx(disc.radius, rel=0.03)
+    ignored = Crop(crop.picture, crop.objects, crop.inclusions, np.ones((64, 64), bool))
+    assert not guide_targets(ignored)[4].any()

@@ -29,7 +29,7 @@ def held_out(plan: CropPlan) -> Batch:
 def quality(trainer: Trainer, batch: Batch) -> tuple[float, float]:
     """Loss of the dense head, and the chance that it ranks a cell of an object above one of the ground."""
     network = trainer.network.eval()
-    _, field = network.encode(batch.pictures, torch.float32)
+    field = network.encode(batch.pictures, torch.float32).field
     inside = (batch.field[:, 0] > 0.5).numpy()
     ranks = rankdata(field[:, 0].numpy()).reshape(inside.shape)[inside]
     pairs = len(ranks) * (inside.size - len(ranks))

@@ -12,7 +12,7 @@ from sam_engine.engine import SamEngine
 from sam_engine.modeling.prompt_encoder import NOT_A_POINT, POSITIVE
 from training.average import WeightAverage
 from training.export import export
-from training.losses import coverage, head_loss, mask_loss
+from training.losses import coverage, guide_loss, head_loss, mask_loss
 from training.network import DropletNetwork, PromptBatch, initialise
 from training.stream import BatchStream, CropPlan
 from training.train import PHASES, SCHEDULE, STATE_FILE, Phase, Trainer, phases_to_run, run
@@ -214,11 +214,35 @@ def test_what_is_exported_is_what_the_engine_loads(tmp_path):
     assert (checkpoint.model_type, checkpoint.defaults.pred_iou_thresh) == ("vit_t", 0.4)
     assert len(checkpoint.state_dict) == 439
     engine = SamEngine(tmp_path / "model", device="cpu", precision="float32")
-    embedding = engine.embed(np.zeros((64, 96, 3), np.uint8))
-    assert [len(field.values) for field in embedding.instance_fields] == [5, 5, 5]
+    picture = np.zeros((64, 96, 3), np.uint8)
+    fields = engine.instance_fields(picture, engine.embed(picture))
+    assert [len(field.values) for field in fields] == [5, 5, 5]
 
 
 def test_every_phase_is_of_sizes_that_the_encoder_takes():
     for phase in PHASES.values():
         assert all(plan.side % 32 == 0 and plan.side <= 1024 for plan in phase.plans)
         assert 0 < phase.fall <= 1
+
+
+@torch.no_grad()
+def test_new_blocks_keep_what_enters_them(network):
+    """What a new block adds is small, so that gradients reach the early layers unharmed."""
+    for stage in list(network.sam.image_encoder.layers)[1:]:
+        for block in stage.blocks:
+            x = torch.randn(1, 28, 28, block.attn.qkv.in_features, generator=torch.Generator().manual_seed(1))
+            assert float((block(x) - x).std()) < 0.35 * float(x.std())
+
+
+def test_the_guide_loses_least_where_it_is_right():
+    target = torch.zeros(1, 5, 4, 4)
+    target[:, 0, 1:3, 1:3], target[:, 1:4, 1:3, 1:3], target[:, 4] = 1, 0.7, 1
+    right = target[:, :4].clone()
+    right[:, 0] = 20 * target[:, 0] - 10
+    wrong = right.clone()
+    wrong[:, 3, 1:3, 1:3] += 0.5
+    assert float(guide_loss(right, target)) < 1e-3
+    assert float(guide_loss(wrong, target)) > 0.1
+    wrong[:, 1:, 0, 0] += 9  # no object there
+    target[:, 4] = 0
+    assert float(guide_loss(-right, target)) == 0  # ignored

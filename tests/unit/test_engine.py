@@ -3,7 +3,7 @@
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from sam_engine import checkpoints
 from sam_engine.checkpoints import MODEL_DIR, SHIPPED_FILE
 from sam_engine.engine import RETRY_S, Prediction, SamEngine, input_size_of, validate_prompt
 from sam_engine.errors import InvalidPrompt, ModelUnavailable
-from sam_engine.types import ImageEmbedding, Prompt
+from sam_engine.types import ImageEmbedding, InstanceField, Prompt
 from tests.drawn import Disc, draw, iou
 
 THREADS = 20
@@ -192,18 +192,21 @@ def test_threads_with_different_pictures_get_what_one_after_the_other_gets(engin
         Prompt(points=((200.0, 150.0, 1), (5.0, 5.0, 0)), multimask=False),
     ]
 
-    def work(engine: SamEngine, number: int) -> tuple[ImageEmbedding, list[Prediction]]:
-        embedding = engine.embed(pictures[number % 2])
-        return embedding, engine.predict(embedding, prompts)
+    def work(
+        engine: SamEngine, number: int
+    ) -> tuple[ImageEmbedding, Sequence[InstanceField], list[Prediction]]:
+        picture = pictures[number % 2]
+        embedding = engine.embed(picture)
+        return embedding, engine.instance_fields(picture, embedding), engine.predict(embedding, prompts)
 
     serial = [work(engine, i) for i in range(2)]
     other = SamEngine(MODEL_DIR, MODEL_DIR / SHIPPED_FILE, device="cpu", precision="float32")
-    for number, (embedding, answers) in enumerate(together(lambda i: work(other, i), threads=6)):
-        wanted, wanted_answers = serial[number % 2]
+    for number, (embedding, fields, answers) in enumerate(together(lambda i: work(other, i), threads=6)):
+        wanted, wanted_fields, wanted_answers = serial[number % 2]
         assert embedding is not wanted
         assert embedding.key == wanted.key
         assert torch.equal(embedding.features, wanted.features)
-        for field, wanted_field in zip(embedding.instance_fields, wanted.instance_fields, strict=True):
+        for field, wanted_field in zip(fields, wanted_fields, strict=True):
             assert torch.equal(field.values, wanted_field.values)
         assert all(same(a, b) for a, b in zip(answers, wanted_answers, strict=True))
     assert not torch.equal(serial[0][0].features, serial[1][0].features)
@@ -217,7 +220,10 @@ def test_a_picture_that_many_threads_ask_for_is_encoded_once(engine):
     )
     try:
         embeddings = together(lambda _: engine.embed(picture.copy()))
-        assert encoded == [1024, 512, 256]  # at each magnification
+        assert encoded == [1024]
+        fields = together(lambda _: engine.instance_fields(picture.copy(), embeddings[0]))
+        assert encoded == [1024, 512, 256]  # the coarse ones when instances are asked for
+        assert all(len(seen) == 3 and seen[1] is fields[0][1] for seen in fields)
         assert all(embedding is embeddings[0] for embedding in embeddings)
         before = engine.cache_statistics()
         assert engine.embed(picture) is embeddings[0]
