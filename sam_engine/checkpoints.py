@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from sam_engine.errors import CheckpointError
+from sam_engine.quality import Evidence, Quality
 
 MODEL_DIR = Path(__file__).resolve().parents[1] / "model"
 MANIFEST = MODEL_DIR / "SHA256SUMS"
 OFFICIAL_FILE = "mobile_sam.pt"
 SHIPPED_FILE = "droplet_vit_t.safetensors"
 METADATA_KEY = "sam_droplet"
+MOST_WEIGHT = 1000
 MAX_FILE_BYTES = 4 * 2**30  # SAM's largest, vit_h in float32, is 2.4 GiB
 
 _VIT_BY_WIDTH = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
@@ -55,6 +57,7 @@ class Checkpoint:
         model_type: `vit_t`, `vit_tiny` (HQ-SAM light), `vit_b`, `vit_l` or `vit_h`.
         state_dict: the published keys; floating point as float32, integer buffers as they are.
         instance_head: weights of the dense instance head that the checkpoint names, in the same types.
+        instance_quality: how the IoU of its instances is told; None if nobody measured it.
     """
 
     path: Path
@@ -64,12 +67,14 @@ class Checkpoint:
     state_dict: dict[str, Tensor] = field(repr=False)
     defaults: Defaults
     instance_head: dict[str, Tensor] | None = field(repr=False)
+    instance_quality: Quality | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _HeadReference:
     file: str
     sha256: str
+    quality: Quality | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,7 @@ def load(path: Path, *, model_type: str | None = None, manifest: Path | None = M
         state_dict=state_dict,
         defaults=metadata.defaults,
         instance_head=_load_head(path.parent, metadata.instance_head),
+        instance_quality=None if metadata.instance_head is None else metadata.instance_head.quality,
     )
 
 
@@ -351,7 +357,19 @@ def _parse_head(raw: Mapping[str, Any] | None) -> _HeadReference | None:
         )
     if sha256 is None or not _SHA256.fullmatch(sha256):
         raise _Unfit(f"its metadata instance_head.sha256={sha256!r} is not 64 lower-case hexadecimal digits")
-    return _HeadReference(file, sha256)
+    return _HeadReference(file, sha256, _parse_quality(_typed(raw, "quality", dict)))
+
+
+def _parse_quality(raw: Mapping[str, Any] | None) -> Quality | None:
+    if raw is None:
+        return None
+    weights = _typed(raw, "weights", dict) or {}
+    where = "instance_head.quality"
+    return Quality(
+        _number(raw.get("intercept"), f"{where}.intercept"),
+        Evidence(*(_number(weights.get(name), f"{where}.weights.{name}") for name in Evidence._fields)),
+        _fraction(raw.get("least", 0.0), f"{where}.least"),
+    )
 
 
 def _typed(raw: Mapping[str, Any], key: str, kind: type[_T]) -> _T | None:
@@ -360,6 +378,14 @@ def _typed(raw: Mapping[str, Any], key: str, kind: type[_T]) -> _T | None:
         wanted = "an object" if kind is dict else "a text"
         raise _Unfit(f"its metadata {key}={str(raw[key])[:80]!r} is not {wanted}")
     return raw.get(key)
+
+
+def _number(value: object, field_path: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST_WEIGHT:
+        return float(value)
+    raise _Unfit(
+        f"its metadata {field_path}={str(value)[:80]!r} is not a number from -{MOST_WEIGHT} to {MOST_WEIGHT}"
+    )
 
 
 def _fraction(value: object, field_path: str) -> float:

@@ -43,14 +43,15 @@ def find_instances(
     """
     size = embedding.original_size
     fields = list(engine.instance_fields(image, embedding))
-    whole = segment_instances(fields, size, parameters)
+    quality = engine.load().instance_quality
+    whole = segment_instances(fields, size, parameters, quality)
     magnification = _magnification(whole, embedding, tiling)
     if magnification < WORTHWHILE_MAGNIFICATION:
         return whole, 0
     boxes = list(tile_boxes(size, math.ceil(max(size) / magnification)))
     for x1, y1, x2, y2 in boxes:
         fields.append(replace(engine.instance_field_of_tile(image[y1:y2, x1:x2]), origin_xy=(x1, y1)))
-    return segment_instances(fields, size, parameters), len(boxes)
+    return segment_instances(fields, size, parameters, quality), len(boxes)
 
 
 def tile_boxes(image_size: tuple[int, int], side: int) -> Iterator[Box]:

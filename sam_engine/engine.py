@@ -24,6 +24,7 @@ from sam_engine.masks import FRAME, Upscaler, threshold_logits
 from sam_engine.modeling.build import Sam, build_instance_head, build_sam
 from sam_engine.modeling.instance_head import InstanceHead
 from sam_engine.modeling.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NOT_A_POINT
+from sam_engine.quality import Quality
 from sam_engine.types import (
     ByteArray,
     CoarseFields,
@@ -70,6 +71,7 @@ class LoadedModel:
     dtype: torch.dtype
     sam: Sam
     head: InstanceHead | None
+    instance_quality: Quality | None
     decoder: PromptDecoder
 
     @property
@@ -249,6 +251,7 @@ class SamEngine:
             dtype=dtype,
             sam=sam,
             head=head,
+            instance_quality=checkpoint.instance_quality,
             decoder=decoder,
         )
 

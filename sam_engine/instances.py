@@ -9,21 +9,24 @@ whole object stays.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 from scipy.special import expit, logit
-from skimage.segmentation import expand_labels, watershed
+from skimage.segmentation import expand_labels, find_boundaries, watershed
 
 from sam_engine.masks import crop
+from sam_engine.quality import Evidence, Quality
 from sam_engine.types import BoolArray, FloatArray, InstanceField, Mask
 
 SMOOTHING_SIGMA = 0.6
 MIN_SEED_CELLS = 2
 STABILITY_OFFSET = 1.0
 CELL_AREA_PX = 4  # of the frame
+DENSE = 0.3  # share of the cells
 LEAST_COARSE_CELLS = 200  # smaller objects are seen better in the finer field
 COARSE_HANDICAP = 0.04
 MOST_TAKEN = 0.3  # share of a candidate that better ones may cover already
@@ -31,9 +34,21 @@ CONTAINED = 12  # whole objects inside from which a candidate is a dish or a fie
 WHOLE = 0.75
 MUCH_SMALLER = 0.1  # of the area
 
-FOREGROUND, EDGE, DISTANCE, INNER_FOREGROUND, INNER_DISTANCE = range(5)
+INNER_DISTANCE = 4
 
 Labels = NDArray[np.int32]
+
+
+class _Channels(NamedTuple):
+    """Which channels of a field tell of one layer."""
+
+    foreground: int
+    distance: int
+    edge: int | None = None
+
+
+OBJECTS = _Channels(foreground=0, distance=2, edge=1)
+INCLUSIONS = _Channels(foreground=3, distance=INNER_DISTANCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,48 +60,87 @@ class InstanceParameters:
             touching objects more eagerly.
         foreground_thresh: probability above which a cell belongs to any object, 0..1.
         min_area: smallest object in pixels of the frame that the field saw.
+        pred_iou_thresh: objects of a lower `predicted_iou` go; None leaves it to the head's `Quality`.
         inclusions: whether objects inside objects are looked for as well.
     """
 
     seed_thresh: float = 0.5
     foreground_thresh: float = 0.5
     min_area: int = 30
+    pred_iou_thresh: float | None = None
     inclusions: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Candidate:
+class Instance:
+    """A mask, what is known of it, and how much like a whole object it looks.
+
+    Attributes:
+        evidence: None for inclusions, of which the head knows less.
+    """
+
     mask: Mask
+    evidence: Evidence | None
     wholeness: float
 
 
 def segment_instances(
-    fields: Sequence[InstanceField], image_size: tuple[int, int], parameters: InstanceParameters
+    fields: Sequence[InstanceField],
+    image_size: tuple[int, int],
+    parameters: InstanceParameters,
+    quality: Quality | None = None,
 ) -> list[Mask]:
     """Objects of a picture of (H, W), none overlapping another; then inclusions, likewise.
 
-    `predicted_iou` is the mean foreground probability inside the object, `stability_score` the ratio of its
-    areas at a foreground logit one above and one below the threshold.
+    `predicted_iou` is what `quality` expects; of inclusions, and without it, the mean foreground probability
+    inside. `stability_score` is the ratio of the areas at a foreground logit one above and one below the
+    threshold.
     """
-    objects = _layer(fields, image_size, parameters, FOREGROUND, DISTANCE)
-    with_inclusions = [field for field in fields if len(field.values) > INNER_DISTANCE]
-    if not (parameters.inclusions and with_inclusions):
-        return objects
-    return objects + _layer(with_inclusions, image_size, parameters, INNER_FOREGROUND, INNER_DISTANCE)
+    found = find_objects_of(fields, image_size, parameters)
+    least = parameters.pred_iou_thresh
+    if quality is not None:
+        found = [_rated(instance, quality) for instance in found]
+        least = quality.least if least is None else least
+    if least is not None:
+        found = [instance for instance in found if instance.mask.predicted_iou >= least]
+    if parameters.inclusions:
+        found += find_inclusions_of(fields, image_size, parameters)
+    return [instance.mask for instance in found]
+
+
+def find_objects_of(
+    fields: Sequence[InstanceField], image_size: tuple[int, int], parameters: InstanceParameters
+) -> list[Instance]:
+    """The instances of a picture's objects, `predicted_iou` being the mean foreground probability."""
+    return _layer(fields, image_size, parameters, OBJECTS)
+
+
+def find_inclusions_of(
+    fields: Sequence[InstanceField], image_size: tuple[int, int], parameters: InstanceParameters
+) -> list[Instance]:
+    """Likewise of what lies inside objects; none from a head that does not know inclusions."""
+    knowing = [field for field in fields if len(field.values) > INNER_DISTANCE]
+    return _layer(knowing, image_size, parameters, INCLUSIONS)
+
+
+def _rated(instance: Instance, quality: Quality) -> Instance:
+    if instance.evidence is None:
+        return instance
+    expected = quality.expected_iou(instance.evidence)
+    return replace(instance, mask=replace(instance.mask, predicted_iou=expected))
 
 
 def _layer(
     fields: Sequence[InstanceField],
     image_size: tuple[int, int],
     parameters: InstanceParameters,
-    foreground: int,
-    distance: int,
-) -> list[Mask]:
-    finest = min(math.prod(field.pitch_yx) for field in fields)
+    channels: _Channels,
+) -> list[Instance]:
+    finest = min((math.prod(field.pitch_yx) for field in fields), default=0.0)
     candidates = [
         candidate
         for field in fields
-        for candidate in _candidates(field, image_size, parameters, (foreground, distance), finest)
+        for candidate in _candidates(field, image_size, parameters, channels, finest)
     ]
     return _choose(candidates, image_size)
 
@@ -95,21 +149,53 @@ def _candidates(
     field: InstanceField,
     image_size: tuple[int, int],
     parameters: InstanceParameters,
-    channels: tuple[int, int],
+    channels: _Channels,
     finest: float,
-) -> Iterator[_Candidate]:
+) -> Iterator[Instance]:
     """Whole objects of one field; of a field that is not the finest, the large ones only."""
-    logits, distance = (field.values[channel].float().numpy() for channel in channels)
+    logits, distance = (field.values[k].float().numpy() for k in (channels.foreground, channels.distance))
     coarse = math.prod(field.pitch_yx) > 1.5 * finest
     least_cells = max(parameters.min_area / CELL_AREA_PX, LEAST_COARSE_CELLS if coarse else 0)
     labels = _label(logits, distance, parameters, least_cells)
     if not labels.any():
         return
+    edge = None if channels.edge is None else expit(field.values[channels.edge].float().numpy())
+    edges, peaks, areas = _statistics(labels, edge, distance)
     level = float(logit(parameters.foreground_thresh))
-    full_size = _at_full_size(labels, logits, field, image_size)
-    for mask in _objects(*full_size, level, field.origin_xy, image_size):
-        if not _cut_by_tile(mask, field, image_size):
-            yield _Candidate(mask, _roundness(mask) * mask.predicted_iou - COARSE_HANDICAP * coarse)
+    for label, inside, local, origin in _at_full_size(labels, logits, field, image_size):
+        mask = _mask(inside, local, level, origin, image_size)
+        if mask is None or _cut_by_tile(mask, field, image_size):
+            continue
+        roundness = _roundness(mask)
+        evidence = None
+        if edge is not None:
+            evidence = Evidence(
+                foreground=mask.predicted_iou,
+                edge=float(edges[label]),
+                peak=float(peaks[label]),
+                stability=mask.stability_score,
+                roundness=roundness,
+                size=math.log(areas[label]),
+            )
+        yield Instance(mask, evidence, roundness * mask.predicted_iou - COARSE_HANDICAP * coarse)
+
+
+def _statistics(
+    labels: Labels, edge: FloatArray | None, distance: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """For each label, from 0: mean of `edge` along its outline, largest distance, number of cells."""
+    count = int(labels.max()) + 1
+    flat = labels.ravel()
+    peaks = np.zeros(count, np.float32)
+    np.maximum.at(peaks, flat, distance.ravel())
+    areas = np.bincount(flat, minlength=count).astype(np.float32)
+    if edge is None:
+        return np.zeros(count, np.float32), peaks, areas
+    outline = find_boundaries(labels, mode="inner")
+    on = labels[outline]
+    length = np.bincount(on, minlength=count).clip(1)
+    edges = np.bincount(on, edge[outline], minlength=count) / length
+    return edges.astype(np.float32), peaks, areas
 
 
 def _label(
@@ -129,52 +215,70 @@ def _label(
 
 def _at_full_size(
     labels: Labels, foreground_logit: FloatArray, field: InstanceField, image_size: tuple[int, int]
-) -> tuple[Labels, FloatArray]:
-    """Labels, grown by two cells, and foreground logits in the picture's pixels that the field covers.
+) -> Iterator[tuple[int, BoolArray, FloatArray, tuple[int, int]]]:
+    """Each label in the picture's pixels: number, which pixels, foreground logits, and where they begin (XY).
 
-    The outer edge of an object is then where the interpolated foreground crosses its threshold, which is
-    smooth; only the seam between touching objects keeps the field's resolution.
+    Labels are grown by two cells, so that the outer edge of an object is where the interpolated foreground
+    crosses its threshold, which is smooth; only the seam between touching objects keeps the field's pitch.
     """
-    left, top = field.origin_xy
     places = []
-    for start, cells, pitch, side in zip((top, left), labels.shape, field.pitch_yx, image_size, strict=True):
+    for start, cells, pitch, side in zip(
+        field.origin_xy[::-1], labels.shape, field.pitch_yx, image_size, strict=True
+    ):
         count = min(side - start, math.ceil(cells * pitch))
-        places.append(((np.arange(count) + 0.5) / pitch - 0.5).astype(np.float32))
+        places.append(((np.arange(count) + 0.5) / pitch - 0.5).astype(np.float32).clip(0, cells - 1))
+    nearest = [np.rint(at).astype(int) for at in places]
     grown = expand_labels(labels, distance=2)
-    nearest = [np.clip(np.rint(at).astype(int), 0, n - 1) for at, n in zip(places, labels.shape, strict=True)]
-    return grown[np.ix_(*nearest)], _interpolate(_interpolate(foreground_logit, places[0]).T, places[1]).T
+    # where objects are dense one interpolation is quicker than many small ones
+    everywhere = None
+    if np.count_nonzero(grown) > DENSE * grown.size:
+        everywhere = _interpolate(foreground_logit, *places)
+    for label, window in enumerate(find_objects(grown), start=1):
+        if window is None:
+            continue
+        rows, columns = (
+            slice(*np.searchsorted(n, (cells.start, cells.stop)).tolist())
+            for n, cells in zip(nearest, window, strict=True)
+        )
+        inside = grown[np.ix_(nearest[0][rows], nearest[1][columns])] == label
+        if not inside.size:  # smaller than a pixel
+            continue
+        if everywhere is None:
+            local = _interpolate(foreground_logit, places[0][rows], places[1][columns])
+        else:
+            local = everywhere[rows, columns]
+        yield label, inside, local, (field.origin_xy[0] + columns.start, field.origin_xy[1] + rows.start)
 
 
-def _interpolate(values: FloatArray, places: FloatArray) -> FloatArray:
-    """Rows at fractional places, linear between two; beyond the ends the last row repeats."""
-    places = places.clip(0, len(values) - 1)
-    low = places.astype(int)
-    weight = (places - low)[:, None]
-    high = np.minimum(low + 1, len(values) - 1)
-    mixed: FloatArray = values[low] * (1 - weight) + values[high] * weight
-    return mixed
+def _interpolate(values: FloatArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
+    """Values at fractional rows and columns, both ascending, linear between neighbours."""
+    for at in (rows, columns):
+        first = int(at[0])
+        part = values[first : int(at[-1]) + 2]
+        low = at.astype(int) - first
+        high = np.minimum(low + 1, len(part) - 1)
+        weight = (at - first - low)[:, None]
+        values = (part[low] * (1 - weight) + part[high] * weight).T
+    return values
 
 
-def _objects(
-    labels: Labels,
+def _mask(
+    inside: BoolArray,
     logits: FloatArray,
     level: float,
     origin_xy: tuple[int, int],
     image_size: tuple[int, int],
-) -> Iterator[Mask]:
-    for label, window in enumerate(find_objects(labels), start=1):
-        if window is None:
-            continue
-        inside, local = labels[window] == label, logits[window]
-        found = crop(_largest_part(inside & (local > level)))
-        if found is None:
-            continue
-        pixels, (x, y) = found
-        probability = expit(local[y : y + pixels.shape[0], x : x + pixels.shape[1]][pixels])
-        wide = np.count_nonzero(inside & (local > level - STABILITY_OFFSET))
-        narrow = np.count_nonzero(inside & (local > level + STABILITY_OFFSET))
-        origin = (origin_xy[0] + window[1].start + x, origin_xy[1] + window[0].start + y)
-        yield Mask(pixels, origin, image_size, float(probability.mean()), narrow / wide)
+) -> Mask | None:
+    """The largest part of what lies inside and above the level; None if nothing does."""
+    found = crop(_largest_part(inside & (logits > level)))
+    if found is None:
+        return None
+    pixels, (x, y) = found
+    probability = expit(logits[y : y + pixels.shape[0], x : x + pixels.shape[1]][pixels])
+    wide = np.count_nonzero(inside & (logits > level - STABILITY_OFFSET))
+    narrow = np.count_nonzero(inside & (logits > level + STABILITY_OFFSET))
+    origin = (origin_xy[0] + x, origin_xy[1] + y)
+    return Mask(pixels, origin, image_size, float(probability.mean()), narrow / wide)
 
 
 def _largest_part(pixels: BoolArray) -> BoolArray:
@@ -212,7 +316,7 @@ def _roundness(mask: Mask) -> float:
     return float(common / (np.count_nonzero(ellipse) + area - common))
 
 
-def _choose(candidates: Sequence[_Candidate], image_size: tuple[int, int]) -> list[Mask]:
+def _choose(candidates: Sequence[Instance], image_size: tuple[int, int]) -> list[Instance]:
     """The most whole candidates first; those that hardly overlap these keep the pixels that are free."""
     taken = np.zeros(image_size, dtype=bool)
     chosen = []
@@ -225,11 +329,11 @@ def _choose(candidates: Sequence[_Candidate], image_size: tuple[int, int]) -> li
         if count < mask.area:
             mask = _restricted(mask, free)
         taken[mask.window] |= mask.pixels
-        chosen.append(mask)
+        chosen.append(replace(candidate, mask=mask))
     return chosen
 
 
-def _without_containers(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+def _without_containers(candidates: Sequence[Instance]) -> list[Instance]:
     """The candidates less those that hold many whole, much smaller ones: glasses, dishes, fields of view."""
     boxes = np.array([c.mask.bbox_xywh for c in candidates]).reshape(-1, 4)
     middle = boxes[:, :2] + boxes[:, 2:] // 2

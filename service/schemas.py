@@ -78,8 +78,10 @@ class AutomaticInput(RequestModel):
         "every point of a grid, the default elsewhere; `fast`: prompt points that no mask covers yet",
     )
     points_per_side: int = Field(32, ge=1, le=128)
-    pred_iou_thresh: Share | None = None
-    stability_score_thresh: Share | None = None
+    pred_iou_thresh: Share | None = Field(
+        None, description="least `predicted_iou`; of grid modes and, where it is given, of `instances`"
+    )
+    stability_score_thresh: Share | None = Field(None, description="`fast` and `exact` only")
     box_nms_thresh: Share = 0.7
     crop_n_layers: int = Field(0, ge=0, le=3)
     crop_n_points_downscale_factor: int = Field(1, ge=1, le=8)

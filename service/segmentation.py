@@ -196,13 +196,15 @@ def resolve_automatic(
         inclusions: whether something else of the request needs objects inside objects.
     """
     values = asked.model_dump()
-    wanted = values.pop("inclusions") or inclusions
+    instances = InstanceParameters(
+        pred_iou_thresh=asked.pred_iou_thresh, inclusions=values.pop("inclusions") or inclusions
+    )
     for name in CHECKPOINT_THRESHOLDS:
         if values[name] is None:
             values[name] = getattr(model.defaults, name)
     if values["mode"] is None:
         values["mode"] = "exact" if model.head is None else "instances"
-    return AutomaticParameters(**values, instances=InstanceParameters(inclusions=wanted))
+    return AutomaticParameters(**values, instances=instances)
 
 
 def _objects(

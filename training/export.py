@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from sam_engine.checkpoints import METADATA_KEY, OFFICIAL_FILE, SHIPPED_FILE
+from sam_engine.quality import Quality
 
 HEAD_FILE = "droplet_head.safetensors"
 LICENCE = "Apache-2.0"
@@ -39,6 +41,23 @@ def export(state: Path, folder: Path, version: str, defaults: dict[str, float]) 
     for name, data in written.items():
         (folder / name).write_bytes(data)
     _update_manifest(folder / "SHA256SUMS", written)
+
+
+def rewrite_metadata(checkpoint: Path, quality: Quality) -> None:
+    """Say in a checkpoint that was exported how the IoU of its instances is told."""
+    with safe_open(checkpoint, framework="pt") as file:
+        about = json.loads(file.metadata()[METADATA_KEY])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    weights = quality.weights._asdict()
+    about["instance_head"]["quality"] = {
+        "intercept": quality.intercept,
+        "weights": weights,
+        "least": quality.least,
+    }
+    data = _file(tensors, about)
+    checkpoint.write_bytes(data)
+    head = (checkpoint.parent / HEAD_FILE).read_bytes()
+    _update_manifest(checkpoint.parent / "SHA256SUMS", {HEAD_FILE: head, checkpoint.name: data})
 
 
 def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

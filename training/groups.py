@@ -16,7 +16,7 @@ from training.metrics import Truth
 from training.scenes import KINDS, draw_scene
 
 FIRST_SEED = {"validation": 10_000_000, "test": 20_000_000}  # training draws from lower ones
-SCENE_SIZE = 512
+SCENE_SIZES = (512, 1024)
 DRAWN = "drawn"
 
 HeldOut = Literal["validation", "test"]
@@ -60,7 +60,7 @@ def drawn_groups(part: HeldOut, scenes: int) -> list[Group]:
     return [
         Group(
             f"{DRAWN}/{kind}",
-            tuple(Case(str(seed), partial(_draw, seed, kind)) for seed in range(first, first + scenes)),
+            tuple(Case(str(seed), partial(draw, seed, kind)) for seed in range(first, first + scenes)),
             scenes,
         )
         for kind in KINDS
@@ -102,8 +102,9 @@ def choose(groups: Sequence[Group], wanted: Sequence[str] | None) -> list[Group]
     return [group for group in groups if group.name in wanted or group.family in wanted]
 
 
-def _draw(seed: int, kind: str) -> tuple[ByteArray, Truth]:
-    scene = draw_scene(np.random.default_rng(seed), SCENE_SIZE, kind)
+def draw(seed: int, kind: str) -> tuple[ByteArray, Truth]:
+    """A scene and its truth; even seeds give small pictures, whose objects are magnified to the frame."""
+    scene = draw_scene(np.random.default_rng(seed), SCENE_SIZES[seed % 2], kind)
     return scene.picture, Truth(scene.objects.astype(np.int32), scene.inclusions.astype(np.int32))
 
 

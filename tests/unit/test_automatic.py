@@ -37,7 +37,7 @@ class KnowingEngine(SamEngine):
         size = image.shape[:2]
         key = str(len(self.pictures))
         self.pictures[key] = image[..., 0]
-        return ImageEmbedding(torch.zeros(1), (), size, input_size_of(*size), key)
+        return ImageEmbedding(torch.zeros(1), None, size, input_size_of(*size), key)
 
     def decode_points(self, embedding: ImageEmbedding, points: np.ndarray) -> Iterator[tuple[slice, Decoded]]:
         picture = self.pictures[embedding.key]

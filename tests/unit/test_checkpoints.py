@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from sam_engine import checkpoints, download
 from sam_engine.checkpoints import MODEL_DIR, Checkpoint, Defaults, detect_model_type, load, select
 from sam_engine.errors import CheckpointError
+from sam_engine.quality import Evidence
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TINY_VIT = "image_encoder.layers.0.blocks.0.conv1.c.weight"
@@ -327,6 +328,7 @@ def test_a_view_that_claims_more_numbers_than_the_file_has_is_refused(tmp_path, 
 # --- metadata ---
 
 HEAD = {"file": "head.safetensors", "sha256": "0" * 64}
+QUALITY = {"intercept": -1.5, "weights": dict.fromkeys(Evidence._fields, 0.5)}
 
 
 @pytest.mark.parametrize(
@@ -352,6 +354,14 @@ HEAD = {"file": "head.safetensors", "sha256": "0" * 64}
         ({"instance_head": HEAD | {"file": "/head.safetensors"}}, "instance_head.file"),
         ({"instance_head": HEAD | {"file": "head.pt"}}, "instance_head.file"),
         ({"instance_head": HEAD | {"file": 5}}, "file"),
+        ({"instance_head": HEAD | {"quality": 1}}, "quality"),
+        ({"instance_head": HEAD | {"quality": {}}}, "instance_head.quality.intercept"),
+        ({"instance_head": HEAD | {"quality": {"intercept": 1}}}, "instance_head.quality.weights.foreground"),
+        (
+            {"instance_head": HEAD | {"quality": {"intercept": float("inf")}}},
+            "instance_head.quality.intercept",
+        ),
+        ({"instance_head": HEAD | {"quality": QUALITY | {"least": 2}}}, "instance_head.quality.least"),
     ],
 )
 def test_metadata_of_the_wrong_type_is_refused(tmp_path, metadata, named):

@@ -1,6 +1,7 @@
 """Views for the dense head, and masks drawn again by the decoder."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,10 +65,16 @@ class SeeingEngine(SamEngine):
         return InstanceField(torch.from_numpy(values), (0, 0), pitch)
 
     def embed(self, image: np.ndarray) -> ImageEmbedding:
-        fields = (self.field((0, 0), self.size),)
-        return ImageEmbedding(torch.zeros(1), fields, self.size, input_size_of(*self.size), "whole")
+        field = self.field((0, 0), self.size)
+        return ImageEmbedding(torch.zeros(1), field, self.size, input_size_of(*self.size), "whole")
 
-    def instance_field(self, image: np.ndarray) -> InstanceField:
+    def load(self) -> SimpleNamespace:
+        return SimpleNamespace(instance_quality=None)
+
+    def instance_fields(self, image: np.ndarray, embedding: ImageEmbedding) -> tuple[InstanceField, ...]:
+        return (embedding.instance_field,)
+
+    def instance_field_of_tile(self, image: np.ndarray) -> InstanceField:
         self.tiles += 1
         row = int(image[0, 0, 0]) * 256 + int(image[0, 0, 2])
         columns = np.flatnonzero(

@@ -7,7 +7,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from sam_engine.engine import input_size_of
-from sam_engine.instances import InstanceParameters, segment_instances
+from sam_engine.instances import InstanceParameters, find_objects_of, segment_instances
+from sam_engine.quality import Evidence, Quality
 from sam_engine.types import InstanceField, Mask
 from tests.drawn import Disc, spaced_discs
 
@@ -301,3 +302,34 @@ def test_a_dish_full_of_drops_is_no_object():
     fields = [whole(field_of(drops, size), size), whole(coarse, size, shrink=2)]
     masks = segment_instances(fields, size, InstanceParameters())
     assert min(overlaps(drops, masks, size)) > 0.85
+
+
+def test_what_is_known_of_an_instance():
+    size = (1024, 1024)
+    discs = spaced_discs(size, 170, 60, seed=3)
+    field = field_of(discs, size)
+    whole_objects = find_objects_of([whole(field, size)], size, InstanceParameters())
+    assert len(whole_objects) == len(discs)
+    for instance in whole_objects:
+        assert instance.evidence.peak > 0.95
+        assert instance.evidence.foreground > 0.95
+        assert instance.evidence.roundness > 0.97
+        assert instance.evidence.edge == pytest.approx(0.5)  # a logit of 0 everywhere
+        assert instance.evidence.size == pytest.approx(np.log(instance.mask.area / 4), abs=0.05)
+    field[1] = 5  # edges everywhere
+    (first, *_) = find_objects_of([whole(field, size)], size, InstanceParameters())
+    assert first.evidence.edge > 0.99
+
+
+def test_the_heads_own_quality_rates_and_chooses():
+    size = (1024, 1024)
+    large, small = Disc(300, 300, 120), Disc(700, 700, 30)
+    fields = [whole(field_of([large, small], size), size)]
+    by_size = Quality(-7.0, Evidence(0, 0, 0, 0, 0, size=1.0), least=0.5)  # 0.5 at 1100 cells of 4 pixels
+    (kept,) = segment_instances(fields, size, InstanceParameters(), by_size)
+    assert kept.area > 40_000
+    assert kept.predicted_iou == pytest.approx(1 / (1 + np.exp(7 - np.log(kept.area / 4))), abs=0.01)
+    everything = segment_instances(fields, size, InstanceParameters(pred_iou_thresh=0.0), by_size)
+    assert [mask.predicted_iou > 0.5 for mask in everything] == [mask.area > 9000 for mask in everything]
+    assert len(everything) == 2
+    assert segment_instances(fields, size, InstanceParameters(pred_iou_thresh=1.0), by_size) == []
