@@ -24,6 +24,7 @@ from tests.http.test_problems import assert_problem
 from tests.http.test_segment import found
 
 SIZE = (160, 240)
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -74,6 +75,17 @@ def test_drops_are_followed(client: FlaskClient, film: list[bytes]) -> None:
 
 def test_one_multipage_file_is_the_same_sequence(client: FlaskClient, film: list[bytes], tiff: bytes) -> None:
     assert found(send(client, [tiff]))["tracks"] == found(send(client, film))["tracks"]
+
+
+def test_the_sample_of_the_readme(client: FlaskClient) -> None:
+    """Drawn with one merging pair and radii that grow by 2 % a frame."""
+    answer = found(send(client, [(EXAMPLES / "sequence.tif").read_bytes()]))
+    (event,) = answer["events"]
+    assert (event["kind"], event["frame"], event["conserved"]) == ("merge", 2, "volume")
+    followed = [track for track in answer["tracks"] if len(track["frames"]) == 4]
+    growth = [track["diameters"][3] / track["diameters"][0] for track in followed]
+    assert len(followed) >= 24
+    assert np.median(growth) == pytest.approx(1.02**3, abs=0.02)
 
 
 def test_formats(client: FlaskClient, film: list[bytes]) -> None:
