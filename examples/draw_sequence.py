@@ -1,6 +1,6 @@
 """Draws `sequence.tif`: the emulsion of `droplets.png` over four frames, drifting, growing, two merging.
 
-    python -m examples.draw_sequence [output.tif]
+python -m examples.draw_sequence [output.tif]
 """
 
 import sys
