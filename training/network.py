@@ -123,7 +123,7 @@ def initialise(network: DropletNetwork, seed: int) -> None:
         elif isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=min(0.05, part.in_features**-0.5))
             nn.init.zeros_(part.bias)
-    for value in network.head.out.parameters():
+    for value in (*network.head.out.parameters(), *network.guide.parameters()):
         nn.init.zeros_(value)
     with torch.no_grad():
         for part in network.modules():
@@ -139,8 +139,10 @@ def _initialise_block(block: TinyViTBlock) -> None:
     Batch normalisation brings the sum back to one size in every block, so that what is added would otherwise
     outgrow what it is added to: no residual is left, and gradients of the early layers become noise.
     """
+    for linear in (block.attn.qkv, block.mlp.fc1):
+        nn.init.trunc_normal_(linear.weight, std=0.02)
     for last in (block.attn.proj, block.mlp.fc2):
-        nn.init.trunc_normal_(last.weight, std=0.004)
+        nn.init.trunc_normal_(last.weight, std=0.01)
     kernel = block.local_conv.get_parameter("c.weight")
     nn.init.normal_(kernel, std=0.05)
     kernel[:, 0, 1, 1] += 1

@@ -33,7 +33,7 @@ LONGEST_STEP = 1.0  # norm at which gradients are cut
 NEVER_TRAINED = ("norm_head", "image_encoder.head.")
 NOT_DECAYED = ("embed", "token", "attention_biases")
 SHARE_OF_REAL = {"nuclei_dsb2018": 0.16, "powder_spheres": 0.07}
-GUIDE_WEIGHT = 0.5
+GUIDE_WEIGHT = 1.0
 ATTENTION_STAGES = tuple(
     f"sam.image_encoder.{part}." for part in ("layers.1", "layers.2", "layers.3", "neck")
 )
@@ -58,7 +58,7 @@ class Phase:
     plans: tuple[CropPlan, ...]
     crops: int
     rate: float
-    attention_rate: float = 0.5
+    attention_rate: float = 0.5  # small batches at more saturate the attentions, and gradients turn to noise
     warm_up: int = 150
     fall: float = 0.4
     final: float = 0.05
@@ -68,7 +68,7 @@ class Phase:
 
 
 PHASES = {
-    "features": Phase((CropPlan(1.0, 224, 12),), crops=60_000, rate=1.2e-3),
+    "features": Phase((CropPlan(1.0, 224, 12),), crops=60_000, rate=8e-4, warm_up=300),
     "prompts": Phase(
         (
             CropPlan(0.8, 224, 8, clear=12, corrected=4, refined=1),
