@@ -19,6 +19,7 @@ from torch import Tensor
 from sam_engine import checkpoints
 from sam_engine.cache import ByteCache, CacheStatistics
 from sam_engine.decoder import BLOCK, Decoded, ImageTerms, PromptDecoder
+from sam_engine.embedding_store import EmbeddingStore
 from sam_engine.errors import CheckpointError, EngineError, InvalidPrompt, ModelUnavailable
 from sam_engine.masks import FRAME, Upscaler, threshold_logits
 from sam_engine.modeling.build import Sam, build_instance_head, build_sam
@@ -41,6 +42,7 @@ LOW_RES_SHAPE = (256, 256)
 INSTANCE_STRIDE = 2
 COARSE_SHRINKS = (2, 4)  # the head cuts objects apart that are much larger than what it has seen whole
 RETRY_S = 5.0
+PREPROCESSING = 1  # to be raised when a picture becomes another frame than before
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -100,6 +102,7 @@ class SamEngine:
         cache_bytes: budget of the embeddings and coarse fields kept in memory.
         clock: seconds that never go back.
         proposer: an engine whose checkpoint has an instance head, for when this one's has none.
+        store: embeddings on disk, for after a restart and for other processes; None keeps none.
     """
 
     def __init__(
@@ -113,8 +116,10 @@ class SamEngine:
         cache_bytes: int = 512 * 2**20,
         clock: Callable[[], float] = time.monotonic,
         proposer: "SamEngine | None" = None,
+        store: EmbeddingStore | None = None,
     ) -> None:
         self.proposer = proposer
+        self.store = store
         self.model_dir = model_dir
         self.model_path = model_path
         self.model_type = model_type
@@ -162,9 +167,9 @@ class SamEngine:
         """
         model = self.load()
         digest = hashlib.sha256(np.ascontiguousarray(image).data)
-        digest.update(f"{image.shape} {model.sha256} {model.precision}".encode())
+        digest.update(f"{PREPROCESSING} {image.shape} {model.sha256} {model.precision}".encode())
         key = digest.hexdigest()
-        return self.embeddings.get_or_compute(key, lambda: self._encode(model, image, key))
+        return self.embeddings.get_or_compute(key, lambda: self._recall_or_encode(model, image, key))
 
     def predict(self, embedding: ImageEmbedding, prompts: Sequence[Prompt]) -> list[Prediction]:
         """Masks for any number of prompts, answers in the order of the prompts.
@@ -264,9 +269,8 @@ class SamEngine:
         if embedding.instance_field is None:
             raise EngineError("the embedding is of a checkpoint without an instance head")
         model = self.load()
-        coarse = self.coarse_fields.get_or_compute(
-            embedding.key, lambda: CoarseFields(_fields(self._see(model, image, COARSE_SHRINKS)))
-        )
+        key = embedding.key
+        coarse = self.coarse_fields.get_or_compute(key, lambda: self._recall_or_shrink(model, image, key))
         return (embedding.instance_field, *coarse.fields)
 
     def instance_field_of_tile(self, image: ByteArray) -> InstanceField:
@@ -277,10 +281,30 @@ class SamEngine:
         """
         return _fields(self._see(self.load(), image, (1,)))[0]
 
+    def _recall_or_encode(self, model: LoadedModel, image: ByteArray, key: str) -> ImageEmbedding:
+        kept = None if self.store is None else self.store.embedding(key, model.device)
+        if kept is not None:
+            return kept
+        embedding = self._encode(model, image, key)
+        if self.store is not None:
+            self.store.keep_embedding(embedding)
+        return embedding
+
+    def _recall_or_shrink(self, model: LoadedModel, image: ByteArray, key: str) -> CoarseFields:
+        kept = None if self.store is None else self.store.coarse_fields(key)
+        if kept is not None:
+            return kept
+        coarse = CoarseFields(_fields(self._see(model, image, COARSE_SHRINKS)))
+        if self.store is not None:
+            self.store.keep_coarse_fields(key, coarse)
+        return coarse
+
     def _encode(self, model: LoadedModel, image: ByteArray, key: str) -> ImageEmbedding:
         ((features, field),) = self._see(model, image, (1,))
+        # half the memory where the network has computed in half precision anyway
+        kept_as = torch.float32 if model.dtype == torch.float32 else torch.float16
         return ImageEmbedding(
-            features=features.float().contiguous(),
+            features=features.to(kept_as).contiguous(),
             instance_field=field,
             original_size=image.shape[:2],
             input_size=input_size_of(*image.shape[:2]),
@@ -307,7 +331,8 @@ class SamEngine:
                 field = None
                 if model.head is not None:
                     rows, columns = (-(-side // (shrink * INSTANCE_STRIDE)) for side in input_size)
-                    values = model.head(picture, features)[0, :, :rows, :columns].to("cpu", torch.float16)
+                    values = model.head(picture, features)[0, :, :rows, :columns]
+                    values = values.to("cpu", torch.float16).contiguous()
                     field = InstanceField(values, (0, 0), _pitch(image.shape[:2], input_size, shrink))
                 seen.append((features.stride16, field))
         return seen
@@ -320,7 +345,7 @@ class SamEngine:
             mask = None
             if mask_input is not None:  # copied: it may be read-only or run backwards
                 mask = torch.tensor(np.ascontiguousarray(mask_input), device=model.device)[None, None]
-            image = embedding.features[0].flatten(1).T
+            image = embedding.features[0].float().flatten(1).T
             return model.decoder.prepare(image + model.sam.prompt_encoder.dense(mask)[0])
 
     @torch.inference_mode()

@@ -108,7 +108,7 @@ class ImageEmbedding:
     """A picture as the network sees it: computed once, then prompted any number of times.
 
     Attributes:
-        features: (1, 256, 64, 64) on the engine's device.
+        features: (1, 256, 64, 64) on the engine's device; float16 from a network of half precision.
         instance_field: of the dense head over the whole picture; None without a head.
         original_size: (H, W) of the upright picture.
         input_size: (H, W) after resizing its longest side to 1024.

@@ -82,7 +82,10 @@ class Settings(BaseModel):
         "`SAM_FP16=1` is another name for float16.",
     )
     warm_model: bool = _setting(False, "Load the model at start instead of at the first request.")
-    embed_cache_mb: int = _setting(512, "Memory for image embeddings (about 6 MB each).", ge=0, le=1_000_000)
+    embed_cache_mb: int = _setting(512, "Memory for image embeddings (about 5 MB each).", ge=0, le=1_000_000)
+    embed_cache_disk_mb: int = _setting(
+        1024, "Disk for image embeddings under `DATA_DIR`, across restarts; 0 for none.", ge=0, le=10_000_000
+    )
     max_file_size_mb: int = _setting(50, "Largest upload of one picture.", "MAX_FILE_MB", ge=1, le=2000)
     max_image_pixels: int = _setting(
         100_000_000, "Largest picture, judged from its header.", ge=1, le=1_000_000_000

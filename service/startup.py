@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sam_engine import checkpoints
 from sam_engine.checkpoints import SHIPPED_FILE
+from sam_engine.embedding_store import EmbeddingStore
 from sam_engine.engine import SamEngine
 from sam_engine.errors import CheckpointError
 from service.errors import SettingsError
@@ -22,6 +23,9 @@ def build_engine(settings: Settings) -> SamEngine:
     The shipped checkpoint stands beside it, to find instances for a checkpoint without a dense head.
     """
 
+    on_disk = settings.embed_cache_disk_mb * 2**20
+    store = EmbeddingStore(settings.data_dir / "cache" / "embeddings", on_disk) if on_disk else None
+
     def engine(path: Path | None, proposer: SamEngine | None = None) -> SamEngine:
         return SamEngine(
             PROJECT / "model",
@@ -31,6 +35,7 @@ def build_engine(settings: Settings) -> SamEngine:
             precision=settings.sam_precision,
             cache_bytes=settings.embed_cache_mb * 2**20,
             proposer=proposer,
+            store=store,
         )
 
     return engine(settings.sam_model_path, engine(PROJECT / "model" / SHIPPED_FILE))

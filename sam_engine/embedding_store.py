@@ -1,0 +1,57 @@
+"""Image embeddings and coarse fields as records on disk."""
+
+import torch
+
+from sam_engine.store import Record, TensorStore
+from sam_engine.types import CoarseFields, ImageEmbedding, InstanceField
+
+COARSE = "-coarse"
+ORIGIN_XY = (0, 0)
+
+
+class EmbeddingStore(TensorStore):
+    """What the network sees in a picture, under the digest of picture, checkpoint and precision."""
+
+    def embedding(self, key: str, device: torch.device) -> ImageEmbedding | None:
+        """The embedding of that key, or None."""
+        record = self.load(key)
+        if record is None:
+            return None
+        about, field = record.about, record.tensors.get("field")
+        return ImageEmbedding(
+            features=record.tensors["features"].to(device),
+            instance_field=None if field is None else InstanceField(field, ORIGIN_XY, tuple(about["pitch"])),
+            original_size=tuple(about["original_size"]),
+            input_size=tuple(about["input_size"]),
+            key=key,
+        )
+
+    def keep_embedding(self, embedding: ImageEmbedding) -> None:
+        """Write it under its key."""
+        tensors = {"features": embedding.features.cpu()}
+        about: dict[str, object] = {
+            "original_size": embedding.original_size,
+            "input_size": embedding.input_size,
+        }
+        if embedding.instance_field is not None:
+            tensors["field"] = embedding.instance_field.values
+            about["pitch"] = embedding.instance_field.pitch_yx
+        self.save(embedding.key, Record(tensors, about))
+
+    def coarse_fields(self, key: str) -> CoarseFields | None:
+        """The coarse fields of the embedding of that key, or None."""
+        record = self.load(key + COARSE)
+        if record is None:
+            return None
+        pitches = record.about["pitches"]
+        return CoarseFields(
+            tuple(
+                InstanceField(record.tensors[str(i)], ORIGIN_XY, tuple(pitch))
+                for i, pitch in enumerate(pitches)
+            )
+        )
+
+    def keep_coarse_fields(self, key: str, coarse: CoarseFields) -> None:
+        """Write them beside the embedding of that key."""
+        tensors = {str(i): field.values for i, field in enumerate(coarse.fields)}
+        self.save(key + COARSE, Record(tensors, {"pitches": [field.pitch_yx for field in coarse.fields]}))
