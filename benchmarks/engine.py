@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sam_engine.automatic import AutomaticParameters, segment_everything
+from sam_engine.automatic import AutomaticParameters, Mode, segment_everything
 from sam_engine.engine import SamEngine
 from sam_engine.types import Prompt
 
@@ -49,9 +49,16 @@ def report(engine: SamEngine, image: np.ndarray) -> None:
     click = [Prompt(points=((image.shape[1] / 2, image.shape[0] / 2, 1),))]
     print(f"\n{model.name}, {model.precision}")
     print(f"  embed                    {median_ms(lambda: engine.embed(image)):8.1f} ms")
-    instances = AutomaticParameters(mode="instances")
-    work = median_ms(lambda: segment_everything(engine, image, embedding, instances))
-    print(f"  instances, embedded      {work:8.1f} ms")
+
+    def everything(mode: Mode) -> Callable[[], object]:
+        return lambda: segment_everything(engine, image, embedding, AutomaticParameters(mode=mode))
+
+    instances = median_ms(everything("instances"))
+    print(f"  instances, embedded      {instances:8.1f} ms, the coarse views included")
+    grids: tuple[Mode, ...] = ("fast", "exact")
+    for mode in grids:
+        grid = median_ms(everything(mode), repeats=1)
+        print(f"  grid 32x32, {mode:12} {grid:8.1f} ms, {grid / instances:.0f} times instances")
     print(f"  click, embedded          {median_ms(lambda: engine.predict(embedding, click)):8.1f} ms")
 
     encoder, plain = model.sam.prompt_encoder, model.sam.mask_decoder
@@ -60,7 +67,7 @@ def report(engine: SamEngine, image: np.ndarray) -> None:
     padded = torch.cat([points, torch.zeros_like(points)], dim=1)
     with torch.inference_mode():
         sparse = encoder.sparse(padded, torch.tensor([[1, -1]] * POINTS))
-        tokens = embedding.features[0].flatten(1).T + encoder.dense(None)[0]
+        tokens = embedding.features[0].float().flatten(1).T + encoder.dense(None)[0]
         slow = median_ms(lambda: plain(tokens[None], encoder.positions(), sparse), 3)
 
         def rearranged() -> None:
