@@ -1,4 +1,4 @@
-"""Train the droplet checkpoint: `python -m training.train --state DIR --phase features`.
+"""Train the droplet checkpoint, or go on: `python -m training.train --state DIR --data DIR`.
 
 Runs on CPU and GPU, and resumes where it stopped: the state file holds weights, their running average, the
 optimiser and how many crops have been seen. SIGTERM and SIGINT save before they end.
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -245,9 +245,9 @@ class Trainer:
         self.crops, self.batches = state["crops"], state["batches"]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options = _parse_options()
+    options = _parse_options(arguments)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     dtype = torch.float32 if options.float32 else torch.bfloat16
@@ -260,7 +260,8 @@ def main() -> int:
         if file.exists() or options.start is not None:
             trainer.load(file if file.exists() else options.start)
         stream = BatchStream(phase.plans, real, options.seed + trainer.batches)
-        loader = DataLoader(stream, batch_size=None, num_workers=options.workers, prefetch_factor=4)
+        ahead = 4 if options.workers else None
+        loader = DataLoader(stream, batch_size=None, num_workers=options.workers, prefetch_factor=ahead)
         run(trainer, iter(loader), options.state, (ends - time.monotonic()) / 60)
         if not trainer.done:
             break
@@ -268,13 +269,14 @@ def main() -> int:
 
 
 def phases_to_run(asked: str | None, file: Path) -> tuple[str, ...]:
-    """The phase that was asked for, else those of the schedule that the state has not finished."""
+    """The phase that was asked for, else those of the schedule that the state has not finished; all of them
+    where it is of none."""
     if asked is not None:
         return (asked,)
     if not file.exists():
         return SCHEDULE
     reached: str = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["phase"]
-    return SCHEDULE[SCHEDULE.index(reached) :]
+    return SCHEDULE[SCHEDULE.index(reached) :] if reached in SCHEDULE else SCHEDULE
 
 
 def real_sets(data: Path) -> list[RealSet]:
@@ -340,14 +342,11 @@ def _mean(values: list[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _parse_options() -> argparse.Namespace:
+def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="folder of the state file")
-    parser.add_argument("--phase", choices=PHASES, default="features")
-    parser.add_argument("--start", type=Path, help="state file of an earlier phase to begin from")
-    parser.add_argument(
-        "--restart", action="store_true", help="begin the phase anew from the averaged weights"
-    )
+    parser.add_argument("--phase", choices=PHASES, help="only this one; without it what is left of all")
+    parser.add_argument("--start", type=Path, help="state file to begin from where the folder has none")
     parser.add_argument("--data", type=Path, help="folder of data sets (NAME/images, NAME/masks)")
     parser.add_argument("--crops", type=int, default=0, help="a phase, instead of its own number")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop and save after so long")
@@ -356,7 +355,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--float32", action="store_true", help="instead of bfloat16")
     parser.add_argument("--seed", type=int, default=1)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from sam_engine.checkpoints import load
 from sam_engine.decoder import PromptDecoder
 from sam_engine.engine import SamEngine
 from sam_engine.modeling.prompt_encoder import NOT_A_POINT, POSITIVE
+from training import train
 from training.average import WeightAverage
 from training.export import export
 from training.losses import coverage, guide_loss, head_loss, mask_loss
@@ -202,6 +203,31 @@ def test_the_schedule_goes_on_with_the_phase_it_had_reached(tmp_path):
     trainer.save(tmp_path)
     assert phases_to_run(None, file) == SCHEDULE[1:]
     assert phases_to_run("smoke", file) == ("smoke",)
+
+
+def test_the_command_runs_all_phases_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    head_only = Phase((CropPlan(1.0, 64, 2, scene_px=96, scales=(0.8, 1.2)),), crops=4, rate=1e-3)
+    monkeypatch.setattr(train, "PHASES", {"features": head_only, "prompts": TINY, "frame": head_only})
+    begun = []
+    monkeypatch.setattr(
+        train,
+        "run",
+        lambda trainer, *rest: (begun.append((trainer.phase_name, trainer.crops)), run(trainer, *rest)),
+    )
+    command = ["--state", str(tmp_path), "--workers", "0", "--device", "cpu", "--float32"]
+    train.main([*command, "--minutes", "0"])
+    assert begun == [("features", 0)]
+    train.main(command)
+    assert begun[1:] == [("features", 0), ("prompts", 0), ("frame", 0)]
+    train.main(command)
+    assert begun[4:] == [("frame", 4)]
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    assert (state["phase"], state["crops"]) == ("frame", 4)
+
+
+def test_a_state_of_no_phase_of_the_schedule_begins_it(tmp_path):
+    tiny_trainer().save(tmp_path)
+    assert phases_to_run(None, tmp_path / STATE_FILE) == SCHEDULE
 
 
 def test_what_is_exported_is_what_the_engine_loads(tmp_path):
