@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -15,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-SUFFIX = ".safetensors"
+SUFFIX, PART = ".safetensors", ".part"
 FORMAT = 1
 ABANDONED_S = 3600
 _KEY = re.compile(r"[0-9a-f]{64}(-[a-z]+)?")
@@ -65,15 +66,16 @@ class TensorStore:
         path = self._path(key)
         try:
             data = path.read_bytes()
-            os.utime(path)  # used just now
         except OSError:
             self._count(misses=1)
             return None
         record = _parse(data, key)
         if record is None:
-            path.unlink(missing_ok=True)
+            _remove(path)
             self._count(misses=1, damaged=1)
             return None
+        with suppress(OSError):
+            os.utime(path)  # used just now
         self._count(hits=1)
         return record
 
@@ -85,19 +87,18 @@ class TensorStore:
             return False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                dir=self.folder, prefix=".", suffix=".part", delete=False
-            ) as file:
-                try:
-                    file.write(data)
-                    file.close()
-                    Path(file.name).replace(path)
-                except OSError:
-                    Path(file.name).unlink(missing_ok=True)
-                    raise
-            self._evict()
+            number, name = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=PART)
         except OSError:
             return False
+        part = Path(name)
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(data)
+            part.replace(path)
+        except OSError:
+            _remove(part)
+            return False
+        self._evict()
         return True
 
     def statistics(self) -> StoreStatistics:
@@ -113,38 +114,30 @@ class TensorStore:
             raise ValueError(f"key={key[:80]!r} is not 64 hexadecimal digits")
         return self.folder / f"{key}{SUFFIX}"
 
-    def _files(self) -> list[tuple[float, int, Path]]:
+    def _files(self, suffix: str = SUFFIX) -> list[tuple[float, int, Path]]:
         """(last use, size, path) of each file, oldest first; one that another process removes is left out."""
         found = []
-        try:
-            entries = list(os.scandir(self.folder))
-        except OSError:
-            return []
-        for entry in entries:
-            try:
-                status = entry.stat()
-            except OSError:
-                continue
-            if entry.name.endswith(SUFFIX):
-                found.append((status.st_mtime, status.st_size, Path(entry.path)))
+        with suppress(OSError):
+            for entry in os.scandir(self.folder):
+                with suppress(OSError):
+                    status = entry.stat()
+                    if entry.name.endswith(suffix):
+                        found.append((status.st_mtime, status.st_size, Path(entry.path)))
         return sorted(found)
 
-    def _remove_abandoned(self) -> None:
-        """What processes were writing when they were killed."""
-        for path in self.folder.glob(".*.part"):
-            if time.time() - path.stat().st_mtime > ABANDONED_S:
-                path.unlink(missing_ok=True)
-
     def _evict(self) -> None:
-        self._remove_abandoned()
+        """The oldest records, and what processes were writing when they were killed."""
+        for last_use, _, path in self._files(PART):
+            if time.time() - last_use > ABANDONED_S:
+                _remove(path)
         files = self._files()
         held = sum(size for _, size, _ in files)
         for _, size, path in files:
             if held <= self.budget_bytes:
                 break
-            path.unlink(missing_ok=True)
+            if _remove(path):
+                self._count(evictions=1)
             held -= size
-            self._count(evictions=1)
 
     def _count(self, hits: int = 0, misses: int = 0, evictions: int = 0, damaged: int = 0) -> None:
         with self._lock:
@@ -152,6 +145,15 @@ class TensorStore:
             self._misses += misses
             self._evictions += evictions
             self._damaged += damaged
+
+
+def _remove(path: Path) -> bool:
+    """Whether it was removed just now; another process may have been quicker, or the folder is read-only."""
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def _bytes(record: Record, key: str) -> bytes:

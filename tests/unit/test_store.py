@@ -1,6 +1,7 @@
 """Embeddings on disk: the same after a restart, never a damaged one, never more than the budget."""
 
 import os
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,6 +117,32 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
     assert not store.save(KEY, RECORD)
     assert store.load(KEY) is None
     assert store.statistics().entries == 0
+
+
+def test_a_folder_that_became_read_only_still_gives_what_it_holds(store, monkeypatch):
+    store.save(KEY, RECORD)
+    store.save(OTHER, RECORD)
+    damaged = store.folder / f"{OTHER}.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(30, "Read-only file system")
+
+    for owner, name in ((os, "utime"), (os, "unlink"), (Path, "unlink"), (tempfile, "mkstemp")):
+        monkeypatch.setattr(owner, name, refuse)
+    assert same(store.load(KEY), RECORD)
+    assert store.load(OTHER) is None
+    assert not store.save(OTHER, RECORD)
+    assert store.statistics().entries == 2
+
+
+def test_a_disk_that_is_full_leaves_no_half_file(store, monkeypatch):
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert not store.save(KEY, RECORD)
+    assert list(store.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("key", ["", "../x", "A" * 64, "a" * 64 + "/..", "a" * 63])
