@@ -28,6 +28,7 @@ from training.stream import Batch, BatchStream, CropPlan, RealSet
 
 STATE_FILE = "state.pt"
 SAVE_EVERY_S = 180.0
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 REPORT_EVERY_S = 30.0
 LONGEST_STEP = 1.0  # norm at which gradients are cut
 NEVER_TRAINED = ("norm_head", "image_encoder.head.")
@@ -261,7 +262,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trainer.load(file if file.exists() else options.start)
         stream = BatchStream(phase.plans, real, options.seed + trainer.batches)
         ahead = 4 if options.workers else None
-        loader = DataLoader(stream, batch_size=None, num_workers=options.workers, prefetch_factor=ahead)
+        loader = DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=options.workers,
+            prefetch_factor=ahead,
+            worker_init_fn=_ignore_signals,
+        )
         run(trainer, iter(loader), options.state, (ends - time.monotonic()) / 60)
         if not trainer.done:
             break
@@ -297,7 +304,7 @@ def run(trainer: Trainer, batches: Iterator[Batch], folder: Path, minutes: float
     def stop(number: int, _frame: FrameType | None) -> None:
         stopped.append(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, stop) for number in STOPPING}
     started = saved = told_at = time.monotonic()
     first_crops, sums = trainer.crops, Means()
     trainer.train_mode()
@@ -318,6 +325,12 @@ def run(trainer: Trainer, batches: Iterator[Batch], folder: Path, minutes: float
             signal.signal(number, handler)
         trainer.save(folder)
     print(f"{trainer.crops} of {trainer.phase.crops} crops seen; saved in {folder}", flush=True)
+
+
+def _ignore_signals(_worker: int) -> None:
+    """A terminal sends Ctrl-C to the processes that draw as well; the trainer ends them when it has saved."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Means:

@@ -1,6 +1,12 @@
 """Losses, the network on crops, and a run that is stopped and goes on."""
 
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +24,7 @@ from training.network import DropletNetwork, PromptBatch, initialise
 from training.stream import BatchStream, CropPlan
 from training.train import PHASES, SCHEDULE, STATE_FILE, Phase, Trainer, phases_to_run, run
 
+PROJECT = Path(__file__).resolve().parents[2]
 TINY = Phase(
     (CropPlan(1.0, 64, 2, clear=3, corrected=1, refined=1, scene_px=96, scales=(0.8, 1.2)),),
     crops=8,
@@ -223,6 +230,26 @@ def test_the_command_runs_all_phases_and_goes_on_where_it_was_stopped(tmp_path, 
     assert begun[4:] == [("frame", 4)]
     state = torch.load(tmp_path / STATE_FILE, weights_only=True)
     assert (state["phase"], state["crops"]) == ("frame", 4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_its_processes_ends_it_with_its_state_saved(tmp_path, number):
+    command = ["-m", "training.train", "--state", str(tmp_path), "--phase", "smoke", "--device", "cpu"]
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=PROJECT, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        ends = time.monotonic() + 120
+        while not children.read_text().split() and time.monotonic() < ends:
+            time.sleep(0.1)
+        time.sleep(3)
+        os.killpg(process.pid, number)
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "crops seen; saved in" in out
+    assert "Traceback" not in errors
+    assert torch.load(tmp_path / STATE_FILE, weights_only=True)["phase"] == "smoke"
 
 
 def test_a_state_of_no_phase_of_the_schedule_begins_it(tmp_path):
