@@ -326,7 +326,8 @@ class SamEngine:
         with self._device_lock, autocast:
             frame = _normalise(pixels.to(model.device))
             for shrink in shrinks:
-                picture = F.avg_pool2d(frame, shrink).contiguous(memory_format=torch.channels_last)
+                picture = frame if shrink == 1 else F.avg_pool2d(frame, shrink)
+                picture = picture.contiguous(memory_format=torch.channels_last)
                 features = model.sam.image_encoder(picture)
                 field = None
                 if model.head is not None:

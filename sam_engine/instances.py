@@ -73,14 +73,10 @@ class InstanceParameters:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Instance:
-    """A mask, what is known of it, and how much like a whole object it looks.
-
-    Attributes:
-        evidence: None for inclusions, of which the head knows less.
-    """
+    """A mask, what is known of it, and how much like a whole object it looks."""
 
     mask: Mask
-    evidence: Evidence | None
+    evidence: Evidence
     wholeness: float
 
 
@@ -124,8 +120,6 @@ def find_inclusions_of(
 
 
 def _rated(instance: Instance, quality: Quality) -> Instance:
-    if instance.evidence is None:
-        return instance
     expected = quality.expected_iou(instance.evidence)
     return replace(instance, mask=replace(instance.mask, predicted_iou=expected))
 
@@ -166,18 +160,16 @@ def _candidates(
         mask = _mask(inside, local, level, origin, image_size)
         if mask is None or _cut_by_tile(mask, field, image_size):
             continue
-        roundness = _roundness(mask)
-        evidence = None
-        if edge is not None:
-            evidence = Evidence(
-                foreground=mask.predicted_iou,
-                edge=float(edges[label]),
-                peak=float(peaks[label]),
-                stability=mask.stability_score,
-                roundness=roundness,
-                size=math.log(areas[label]),
-            )
-        yield Instance(mask, evidence, roundness * mask.predicted_iou - COARSE_HANDICAP * coarse)
+        evidence = Evidence(
+            foreground=mask.predicted_iou,
+            edge=float(edges[label]),
+            peak=float(peaks[label]),
+            stability=mask.stability_score,
+            roundness=_roundness(mask),
+            size=math.log(areas[label]),
+        )
+        wholeness = evidence.roundness * evidence.foreground - COARSE_HANDICAP * coarse
+        yield Instance(mask, evidence, wholeness)
 
 
 def _statistics(

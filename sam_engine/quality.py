@@ -16,7 +16,8 @@ class Evidence(NamedTuple):
 
     Attributes:
         foreground: mean probability, inside, of belonging to any object.
-        edge: mean probability, along the outline, of being the edge of an object.
+        edge: mean probability, along the outline, of being the edge of an object; 0 for inclusions, of whose
+            edges the head says nothing.
         peak: largest normalised distance inside; 1 for a whole object.
         stability: IoU of the masks at a foreground logit one above and one below the threshold.
         roundness: IoU with the ellipse of the same second moments.

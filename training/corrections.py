@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sam_engine.modeling.prompt_encoder import NEGATIVE, POSITIVE
 from training.losses import LOW_RES_STRIDE
-from training.network import PromptBatch
+from training.network import TOKEN_PX, PromptBatch
 
 
 class Corrections(NamedTuple):
@@ -52,7 +52,7 @@ def correct(
     best = overlap.argmax(1)
     masks = found[torch.arange(len(best), device=best.device), best]
     x, y, label = _click_on_error(masks > 0, wanted, generator)
-    corner = offsets.repeat_interleave(count, 0) * 16
+    corner = offsets.repeat_interleave(count, 0) * TOKEN_PX
     click = torch.stack([x, y], 1) * LOW_RES_STRIDE + (LOW_RES_STRIDE - 1) / 2 + corner
 
     def taken(values: Tensor) -> Tensor:

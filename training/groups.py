@@ -1,4 +1,4 @@
-"""What is evaluated: the drawn scenes of each kind, and each data set's part. No picture here trains."""
+"""Pictures in groups: drawn scenes by kind, data sets by part. Training never sees what is held out."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ import numpy as np
 
 from sam_engine.errors import InvalidInput
 from sam_engine.types import ByteArray
-from training.datasets import Sample, find_samples, split
+from training.datasets import Part, Sample, find_samples, split
 from training.metrics import Truth
 from training.scenes import KINDS, draw_scene
 
-FIRST_SEED = {"validation": 10_000_000, "test": 20_000_000}  # training draws from lower ones
+FIRST_SEED = {"train": 5_000_000, "validation": 10_000_000, "test": 20_000_000}  # training draws lower ones
 SCENE_SIZES = (512, 1024)
 DRAWN = "drawn"
 
@@ -54,20 +54,20 @@ def family_of(group: str) -> str:
     return DRAWN if group.startswith(f"{DRAWN}/") else group
 
 
-def drawn_groups(part: HeldOut, scenes: int) -> list[Group]:
+def drawn_groups(part: Part, scenes: int) -> list[Group]:
     """As many scenes of each kind, by fixed seeds."""
     first = FIRST_SEED[part]
     return [
         Group(
             f"{DRAWN}/{kind}",
-            tuple(Case(str(seed), partial(draw, seed, kind)) for seed in range(first, first + scenes)),
+            tuple(Case(str(seed), partial(_draw, seed, kind)) for seed in range(first, first + scenes)),
             scenes,
         )
         for kind in KINDS
     ]
 
 
-def real_groups(data: Path, part: HeldOut, limit: int) -> list[Group]:
+def real_groups(data: Path, part: Part, limit: int) -> list[Group]:
     """Each data set's part, where it has one: the first `limit` pictures by a hash of their names.
 
     Raises:
@@ -102,7 +102,7 @@ def choose(groups: Sequence[Group], wanted: Sequence[str] | None) -> list[Group]
     return [group for group in groups if group.name in wanted or group.family in wanted]
 
 
-def draw(seed: int, kind: str) -> tuple[ByteArray, Truth]:
+def _draw(seed: int, kind: str) -> tuple[ByteArray, Truth]:
     """A scene and its truth; even seeds give small pictures, whose objects are magnified to the frame."""
     scene = draw_scene(np.random.default_rng(seed), SCENE_SIZES[seed % 2], kind)
     return scene.picture, Truth(scene.objects.astype(np.int32), scene.inclusions.astype(np.int32))

@@ -8,8 +8,7 @@ It learns from training scenes and training pictures, never from those that are 
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,12 @@ from scipy.special import expit
 from sam_engine.engine import SamEngine
 from sam_engine.instances import InstanceParameters, find_objects_of
 from sam_engine.quality import Evidence, Quality
-from training.datasets import find_samples, split
 from training.export import rewrite_metadata
-from training.groups import Case, Group, case_of, draw
+from training.groups import Group, drawn_groups, real_groups
 from training.metrics import LOOSE, overlaps
-from training.scenes import KINDS
 
 Float64Array = NDArray[np.float64]
 
-FIRST_SEED = 5_000_000  # of the training's own; evaluation begins at 10 million
 SCENES, PICTURES = 24, 40
 RIDGE = 1e-3
 THRESHOLDS = np.linspace(0, 0.8, 41)
@@ -84,7 +80,7 @@ def fit(seen: Sequence[Seen]) -> Quality:
     weights = best[1:] / scale
     intercept = float(best[0] - weights @ centre)
     quality = Quality(round(intercept, 4), Evidence(*(round(float(w), 4) for w in weights)))
-    return Quality(quality.intercept, quality.weights, least=best_threshold(seen, quality))
+    return replace(quality, least=best_threshold(seen, quality))
 
 
 def best_threshold(seen: Sequence[Seen], quality: Quality) -> float:
@@ -120,19 +116,8 @@ def calibration_error(expected: Float64Array, iou: Float64Array, bins: int = 10)
 
 def training_groups(data: Path | None, scenes: int, pictures: int) -> list[Group]:
     """Drawn scenes by training seeds, and the training part of each data set."""
-    groups = [
-        Group(
-            f"drawn/{kind}",
-            tuple(Case(str(s), partial(draw, s, kind)) for s in range(FIRST_SEED, FIRST_SEED + scenes)),
-            scenes,
-        )
-        for kind in KINDS
-    ]
-    samples = [] if data is None else split(find_samples(data), "train")
-    for name in sorted({sample.dataset for sample in samples}):
-        own = [case_of(sample) for sample in samples if sample.dataset == name]
-        groups.append(Group(name, tuple(own[:pictures]), len(own)))
-    return groups
+    real = [] if data is None else real_groups(data, "train", pictures)
+    return [*drawn_groups("train", scenes), *real]
 
 
 def main() -> int:

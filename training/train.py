@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.average import WeightAverage
-from training.corrections import Corrections, correct
+from training.corrections import correct
 from training.datasets import find_samples, split
 from training.losses import MaskStatistics, coverage, guide_loss, head_loss, mask_loss, single_goal
 from training.network import DropletNetwork, initialise
@@ -189,8 +189,7 @@ class Trainer:
         assert batch.objects is not None and batch.inclusions is not None  # noqa: S101 (for the type checker)
         objects, inclusions = batch.objects.to(self.device), batch.inclusions.to(self.device)
         share = min(1.0, self.batches / self.phase.ground_ramp) if self.phase.ground_ramp else 1.0
-        losses, told = [], []
-        seconds: list[Corrections] = []
+        losses, told, answers = [], [], []
         for prompts in batch.prompts:
             moved = type(prompts)(*(value.to(self.device) for value in prompts))
             masks = self.network.decode(embeddings, batch.offsets, moved, self.dtype)
@@ -200,17 +199,20 @@ class Trainer:
             )
             losses.append(torch.stack([mask, iou]))
             told.append(statistics)
-            if batch.refined and not seconds:
-                goals = single_goal(target, inner)
-                offsets = batch.offsets.to(self.device)
-                seconds.append(correct(moved, masks.logits, goals, offsets, batch.refined, seed=self.batches))
+            answers.append((moved, masks.logits, single_goal(target, inner)))
         merged = MaskStatistics(*(_mean([float(v) for v in values]) for values in zip(*told, strict=True)))
         figures: dict[str, float] = merged._asdict()
-        for second in seconds:
+        if batch.refined:
+            offsets = batch.offsets.to(self.device)
+            second = correct(*answers[0], offsets, batch.refined, seed=self.batches)
             masks = self.network.decode(embeddings, batch.offsets, second.prompts, self.dtype, second.masks)
-            none, clear = torch.zeros_like(second.goals), torch.zeros(len(second.goals), dtype=torch.bool)
             mask, iou, statistics = mask_loss(
-                masks.logits, masks.iou, second.goals, none, clear.to(self.device), share
+                masks.logits,
+                masks.iou,
+                second.goals,
+                torch.zeros_like(second.goals),
+                second.prompts.ambiguous.flatten(),
+                share,
             )
             losses.append(torch.stack([mask, iou]))
             figures |= {"refined": statistics.clear, "from": float(second.before.mean())}

@@ -23,6 +23,7 @@ from training.groups import FIRST_SEED, Case, Group, choose, drawn_groups, real_
 from training.metrics import Truth, masks_of_labels
 from training.prompted import deepest_pixel, score_prompts, summarise_prompts
 from training.scenes import KINDS
+from training.stream import FIRST_TEST_SEED
 
 SIZE = (120, 160)
 LOGITS = np.zeros((3, 256, 256), dtype=np.float32)
@@ -206,7 +207,9 @@ def test_scenes_are_the_same_every_time_and_differ_from_each_other():
 
 
 def test_seeds_of_the_parts_are_apart_and_above_those_of_training():
-    names = {part: {int(c.name) for g in drawn_groups(part, 500) for c in g.cases} for part in FIRST_SEED}
+    seeds_of = {part: {int(c.name) for g in drawn_groups(part, 500) for c in g.cases} for part in FIRST_SEED}
+    assert max(seeds_of["train"]) < FIRST_TEST_SEED
+    names = {part: seeds_of[part] for part in ("validation", "test")}
     assert not names["test"] & names["validation"]
     assert min(min(seeds) for seeds in names.values()) >= 10_000_000
 

@@ -408,31 +408,39 @@ def _spheres(rng: Generator, size: int) -> Recipe:
     )
 
 
-def _particles(rng: Generator, size: int) -> Recipe:
-    """Particles of any convex form in an electron microscope: rods, cubes, grains, in heaps or apart."""
+def _particle_layout(rng: Generator, size: int) -> Circles:
+    """Heaps, crowds, a few large ones, or particles apart."""
     match rng.integers(0, 4):
         case 0:
             base = log_uniform(rng, 5, 60)
-            circles = layout.overlapping(rng, size, base, rng.choice([0.1, 0.3]), rng.uniform(0.05, 0.5))
+            return layout.overlapping(rng, size, base, rng.choice([0.1, 0.3]), rng.uniform(0.05, 0.5))
         case 1:
             base = log_uniform(rng, 6, 70)
-            circles = layout.packed(rng, size, base, rng.choice([0.05, 0.2]), rng.uniform(0.4, 0.9))
+            return layout.packed(rng, size, base, rng.choice([0.05, 0.2]), rng.uniform(0.4, 0.9))
         case 2:
             base = rng.uniform(0.08, 0.35) * size
-            circles = layout.scattered(rng, size, base, 0.2, rng.uniform(0.1, 0.5), -2.0, cling=0.7)
+            return layout.scattered(rng, size, base, 0.2, rng.uniform(0.1, 0.5), -2.0, cling=0.7)
         case _:
             base = log_uniform(rng, 5, 70)
             spread = rng.choice([0.1, 0.4])
-            circles = layout.scattered(rng, size, base, spread, rng.uniform(0.03, 0.4), -1.0, cling=0.5)
-    form = (
+            return layout.scattered(rng, size, base, spread, rng.uniform(0.03, 0.4), -1.0, cling=0.5)
+
+
+def _particle_form(rng: Generator) -> Form:
+    forms = (
         Form(irregularity=rng.uniform(0, 0.03), elongation=rng.choice([0.05, 0.25])),
         Form(irregularity=rng.uniform(0.04, 0.14), elongation=rng.choice([0.1, 0.4])),
         Form(corners=(3, 8), elongation=0.1),
         Form(corners=(4, 4), elongation=rng.choice([0.03, 0.3, 1.5]), longest=4.0),
         Form(rod=rng.uniform(0.5, 4.0), irregularity=rng.choice([0.0, 0.02])),
-    )[rng.choice(5, p=[0.3, 0.2, 0.15, 0.2, 0.15])]
-    transmission = rng.random() < 0.5
-    if transmission:
+    )
+    return forms[rng.choice(5, p=[0.3, 0.2, 0.15, 0.2, 0.15])]
+
+
+def _particles(rng: Generator, size: int) -> Recipe:
+    """Particles of any convex form, as electrons see them through or from above."""
+    circles, form = _particle_layout(rng, size), _particle_form(rng)
+    if rng.random() < 0.5:  # through
         ground = rng.uniform(110, 235)
         look = Appearance(
             additive=False,
