@@ -83,12 +83,14 @@ class Segmentation:
     """Everything found in a picture.
 
     Attributes:
+        pred_iou_thresh: least predicted IoU that applied.
         prompts_run: how many prompts it took; none for the dense head alone.
         tiles: parts of the picture that the dense head saw besides the whole.
         proposed_by: name of the checkpoint whose dense head found the instances; None in other modes.
     """
 
     masks: list[Mask]
+    pred_iou_thresh: float
     prompts_run: int
     tiles: int = 0
     proposed_by: str | None = None
@@ -135,7 +137,9 @@ def _segment_densely(
     if parameters.refine:
         masks = refine(engine, embedding, masks)
     prompts_run = len(masks) if parameters.refine else 0
-    return Segmentation(masks, prompts_run, tiles, proposer.load().name)
+    model = proposer.load()
+    least = parameters.instances.least_iou(model.instance_quality)
+    return Segmentation(masks, least, prompts_run, tiles, model.name)
 
 
 def point_grid(points_per_side: int) -> NDArray[np.float64]:
@@ -170,7 +174,7 @@ def _segment_by_grid(
         detail = np.array([1 / crop.crop_area for crop in crops for _ in crop.masks])
         kept = non_maximum_suppression(boxes_xyxy(masks), detail, parameters.crop_nms_thresh)
         masks = [masks[i] for i in kept]
-    return Segmentation(masks, sum(crop.prompts_run for crop in crops))
+    return Segmentation(masks, parameters.pred_iou_thresh, sum(crop.prompts_run for crop in crops))
 
 
 def _segment_crop(

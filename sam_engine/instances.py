@@ -70,6 +70,12 @@ class InstanceParameters:
     pred_iou_thresh: float | None = None
     inclusions: bool = False
 
+    def least_iou(self, quality: Quality | None) -> float:
+        """The threshold that applies with a head's quality; 0 lets all pass."""
+        if self.pred_iou_thresh is not None:
+            return self.pred_iou_thresh
+        return 0.0 if quality is None else quality.least
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Instance:
@@ -93,12 +99,10 @@ def segment_instances(
     threshold.
     """
     found = find_objects_of(fields, image_size, parameters)
-    least = parameters.pred_iou_thresh
     if quality is not None:
         found = [_rated(instance, quality) for instance in found]
-        least = quality.least if least is None else least
-    if least is not None:
-        found = [instance for instance in found if instance.mask.predicted_iou >= least]
+    least = parameters.least_iou(quality)
+    found = [instance for instance in found if instance.mask.predicted_iou >= least]
     if parameters.inclusions:
         found += find_inclusions_of(fields, image_size, parameters)
     return [instance.mask for instance in found]

@@ -169,7 +169,14 @@ class Segmenter:
         parameters = resolve_automatic(model, options.automatic, inclusions=counted)
         found = segment_everything(self.engine, image, embedding, parameters)
         applied = {name: getattr(parameters, name) for name in AutomaticInput.model_fields}
-        how = {"prompts_run": found.prompts_run, "tiles": found.tiles, "proposed_by": found.proposed_by}
+        how = {
+            "pred_iou_thresh": found.pred_iou_thresh,
+            "prompts_run": found.prompts_run,
+            "tiles": found.tiles,
+            "proposed_by": found.proposed_by,
+        }
+        if parameters.mode == "instances":  # has no such threshold
+            how["stability_score_thresh"] = None
         return _Found(found.masks, [None] * len(found.masks), {**applied, **how})
 
     def _prompted(self, embedding: ImageEmbedding, prompts: list[PromptInput]) -> _Found:

@@ -53,7 +53,8 @@ def test_every_droplet_of_the_sample(client: FlaskClient, sample: bytes) -> None
     answer = found(send(client, sample, output=NO_MASKS))
     assert answer["success"] is True
     assert answer["automatic"]["mode"] == "instances"
-    assert answer["automatic"]["pred_iou_thresh"] == 0.55
+    assert answer["automatic"]["pred_iou_thresh"] == 0  # the checkpoint's 0.55 is for grids
+    assert answer["automatic"]["stability_score_thresh"] is None
     assert answer["automatic"]["prompts_run"] == 0
     assert answer["image"] == {
         "width": 640, "height": 480, "channels": 1, "bit_depth": 8, "page": 0, "pages": 1
@@ -248,6 +249,19 @@ def test_analyze_image(client: FlaskClient, disc: bytes) -> None:
     assert stats["mean_intensity"] == pytest.approx(pixels.mean(), abs=1e-3)
     assert len(stats["histogram"]) == 50
     assert sum(stats["histogram"]) == 60000
+
+
+def test_the_threshold_of_the_answer_is_the_one_that_applied(client: FlaskClient, sample: bytes) -> None:
+    everything = found(send(client, sample, output=NO_MASKS, filters={"area_min": 0}))
+    confidences = sorted(mask["predicted_iou"] for mask in everything["masks"])
+    least = (confidences[4] + confidences[5]) / 2
+    some = found(send(client, sample, output=NO_MASKS, automatic={"pred_iou_thresh": least}))
+    assert some["automatic"]["pred_iou_thresh"] == least
+    assert some["original_count"] == everything["original_count"] - 5
+    grid = {"mode": "exact", "points_per_side": 2}
+    assert (
+        found(send(client, sample, output=NO_MASKS, automatic=grid))["automatic"]["pred_iou_thresh"] == 0.55
+    )
 
 
 def test_defaults(client: FlaskClient) -> None:
