@@ -1,5 +1,6 @@
 """Drawn scenes: deterministic, labelled where something can be seen, and nowhere else."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -68,6 +69,41 @@ def test_a_plug_is_longer_by_twice_its_half_length(along_x):
     long, short = (1, 0) if along_x else (0, 1)
     assert np.count_nonzero(inside.any(axis=1 - long)) == pytest.approx(30 + 40, abs=2)
     assert np.count_nonzero(inside.any(axis=1 - short)) == pytest.approx(30, abs=2)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form(irregularity=0.14, elongation=0.4),
+        Form(corners=(3, 3), elongation=0.1),
+        Form(corners=(3, 8), elongation=0.1),
+        Form(corners=(4, 4), elongation=1.5, longest=4.0),
+        Form(rod=4.0, irregularity=0.02),
+    ],
+)
+def test_no_form_is_cut_by_its_window(form):
+    window = window_around(300, 300, 20 * form.reach + 3, 600)
+    areas = []
+    for seed in range(100):
+        inside = freeform(np.random.default_rng(seed), window, 20.0, form)[0] < 0
+        assert not (inside[[0, -1]].any() or inside[:, [0, -1]].any())
+        areas.append(np.count_nonzero(inside) / (np.pi * 20**2))
+    assert min(areas) > 0.4
+    if not form.rod:
+        assert np.mean(areas) == pytest.approx(1, abs=0.1)
+
+
+def test_a_polygon_has_its_corners():
+    """Most of them: uneven sides may meet too far out and are joined by a circle instead."""
+    window = window_around(100, 100, 60, 200)
+    for corners in (3, 4, 5):
+        found = []
+        for seed in range(30):
+            signed, _ = freeform(np.random.default_rng(seed), window, 30.0, Form(corners=(corners, corners)))
+            inside = (signed < 0).astype(np.uint8)
+            outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            found.append(len(cv2.approxPolyDP(outlines[0], 6.0, closed=True)))
+        assert np.bincount(found).argmax() == corners
 
 
 def test_cells_of_a_packing_share_no_pixel():

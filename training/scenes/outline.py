@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from training.scenes.layout import Circles, FloatImage, Generator
 
 FAR = np.float32(1e9)
+FARTHEST_CORNER = 1.6  # of a polygon, in radii of the circle of its area; a triangle's is 1.56
 CORNER_ROUNDING = 0.12  # of the radius: films of a foam meet in rounded corners (Plateau borders)
 
 
@@ -66,7 +67,11 @@ class Form:
     def reach(self) -> float:
         """Farthest point of an outline in radii, less the plug."""
         ratio = min(self.longest, 1 + 3 * self.elongation)
-        return (math.sqrt(ratio) + self.rod) * (1 + 2.5 * self.irregularity) * (1.6 if self.corners else 1)
+        return (
+            (math.sqrt(ratio) + self.rod)
+            * (1 + 2.5 * self.irregularity)
+            * (FARTHEST_CORNER if self.corners else 1)
+        )
 
 
 def freeform(rng: Generator, window: Window, radius: float, form: Form) -> tuple[FloatImage, FloatImage]:
@@ -108,11 +113,14 @@ def freeform(rng: Generator, window: Window, radius: float, form: Form) -> tuple
 def _polygon(
     rng: Generator, x: FloatImage, y: FloatImage, radius: float, corners: int
 ) -> tuple[FloatImage, FloatImage]:
-    """A convex polygon of about the area of the unit circle; the smooth maximum rounds its corners."""
+    """A convex polygon of about the area of the unit circle; the smooth maximum rounds its corners.
+
+    Sides that do not quite close it are joined by a circle.
+    """
     apothem = math.sqrt(math.pi / (corners * math.tan(math.pi / corners)))
     softness = np.float32(rng.uniform(0.02, 0.15))
     uneven = rng.choice([0.0, 0.15])
-    total = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
+    total = np.exp(((np.sqrt(x * x + y * y) - np.float32(FARTHEST_CORNER)) / softness).clip(-60, 60))
     for k in range(corners):
         angle = 2 * math.pi * (k + uneven * rng.normal()) / corners
         side = np.float32(apothem * (1 + uneven * rng.normal()))
