@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 from contextlib import suppress
@@ -19,6 +20,7 @@ from torch import Tensor
 SUFFIX, PART = ".safetensors", ".part"
 FORMAT = 1
 ABANDONED_S = 3600
+LEFT_FREE_BYTES = 500 * 2**20  # of the disk: what only saves time must not crowd out what people sent
 _KEY = re.compile(r"[0-9a-f]{64}(-[a-z]+)?")
 
 
@@ -87,6 +89,8 @@ class TensorStore:
             return False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self.folder).free < len(data) + LEFT_FREE_BYTES:
+                return False
             number, name = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=PART)
         except OSError:
             return False

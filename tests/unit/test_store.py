@@ -1,6 +1,7 @@
 """Embeddings on disk: the same after a restart, never a damaged one, never more than the budget."""
 
 import os
+import shutil
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import torch
 from sam_engine.checkpoints import MODEL_DIR, SHIPPED_FILE
 from sam_engine.embedding_store import EmbeddingStore
 from sam_engine.engine import SamEngine
-from sam_engine.store import ABANDONED_S, Record, TensorStore
+from sam_engine.store import ABANDONED_S, LEFT_FREE_BYTES, Record, TensorStore
 
 KEY, OTHER = "a" * 64, "b" * 64
 RECORD = Record(
@@ -134,6 +135,13 @@ def test_a_folder_that_became_read_only_still_gives_what_it_holds(store, monkeyp
     assert store.load(OTHER) is None
     assert not store.save(OTHER, RECORD)
     assert store.statistics().entries == 2
+
+
+def test_a_disk_that_is_nearly_full_is_left_alone(store, monkeypatch):
+    usage = shutil.disk_usage(store.folder.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=LEFT_FREE_BYTES))
+    assert not store.save(KEY, RECORD)
+    assert list(store.folder.iterdir()) == []
 
 
 def test_a_disk_that_is_full_leaves_no_half_file(store, monkeypatch):
