@@ -10,7 +10,7 @@ ORIGIN_XY = (0, 0)
 
 
 class EmbeddingStore(TensorStore):
-    """What the network sees in a picture, under the digest of picture, checkpoint and precision."""
+    """What the network sees in a picture, under the digest of picture, checkpoint, backend and precision."""
 
     def embedding(self, key: str, device: torch.device) -> ImageEmbedding | None:
         """The embedding of that key, or None."""

@@ -4,7 +4,6 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, RLock
@@ -16,16 +15,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sam_engine import checkpoints
+from sam_engine import backend, checkpoints
+from sam_engine.backend import Backend
 from sam_engine.cache import ByteCache, CacheStatistics
 from sam_engine.decoder import BLOCK, Decoded, ImageTerms, PromptDecoder
 from sam_engine.embedding_store import EmbeddingStore
+from sam_engine.encoder import Encoder, EncoderAndHead
 from sam_engine.errors import CheckpointError, EngineError, InvalidPrompt, ModelUnavailable
 from sam_engine.masks import FRAME, Upscaler, threshold_logits
 from sam_engine.modeling.build import Sam, build_instance_head, build_sam
 from sam_engine.modeling.instance_head import InstanceHead
 from sam_engine.modeling.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NOT_A_POINT
 from sam_engine.quality import Quality
+from sam_engine.store import TensorStore
 from sam_engine.types import (
     ByteArray,
     CoarseFields,
@@ -74,7 +76,13 @@ class LoadedModel:
     sam: Sam
     head: InstanceHead | None
     instance_quality: Quality | None
+    encoder: Encoder
     decoder: PromptDecoder
+
+    @property
+    def backend(self) -> str:
+        """What the encoder runs on: `torch` or `openvino`."""
+        return self.encoder.backend
 
     @property
     def precision(self) -> str:
@@ -103,6 +111,8 @@ class SamEngine:
         clock: seconds that never go back.
         proposer: an engine whose checkpoint has an instance head, for when this one's has none.
         store: embeddings on disk, for after a restart and for other processes; None keeps none.
+        backend: of the encoder; `auto` compares those that are installed, once a machine.
+        graphs: where what `auto` and `openvino` prepare is kept; None prepares it at every start.
     """
 
     def __init__(
@@ -117,9 +127,13 @@ class SamEngine:
         clock: Callable[[], float] = time.monotonic,
         proposer: "SamEngine | None" = None,
         store: EmbeddingStore | None = None,
+        backend: Backend = "torch",
+        graphs: TensorStore | None = None,
     ) -> None:
         self.proposer = proposer
         self.store = store
+        self.backend: Backend = backend
+        self.graphs = graphs
         self.model_dir = model_dir
         self.model_path = model_path
         self.model_type = model_type
@@ -167,7 +181,9 @@ class SamEngine:
         """
         model = self.load()
         digest = hashlib.sha256(np.ascontiguousarray(image).data)
-        digest.update(f"{PREPROCESSING} {image.shape} {model.sha256} {model.precision}".encode())
+        digest.update(
+            f"{PREPROCESSING} {image.shape} {model.sha256} {model.backend} {model.precision}".encode()
+        )
         key = digest.hexdigest()
         return self.embeddings.get_or_compute(key, lambda: self._recall_or_encode(model, image, key))
 
@@ -241,9 +257,8 @@ class SamEngine:
             head = None if weights is None else build_instance_head(weights).to(device)
         except CheckpointError as error:
             raise ModelUnavailable(str(error)) from error
-        for network in (sam.image_encoder, head):
-            if network is not None:
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = EncoderAndHead(sam.image_encoder, head)
+        encoder = backend.make_encoder(self.backend, network, device, dtype, checkpoint.sha256, self.graphs)
         with torch.inference_mode():
             decoder = PromptDecoder(sam, dtype)
         return LoadedModel(
@@ -257,6 +272,7 @@ class SamEngine:
             sam=sam,
             head=head,
             instance_quality=checkpoint.instance_quality,
+            encoder=encoder,
             decoder=decoder,
         )
 
@@ -317,25 +333,17 @@ class SamEngine:
     ) -> list[tuple[Tensor, InstanceField | None]]:
         """Embedding (1, 256, 64 / shrink, 64 / shrink) and field of the picture at each size."""
         pixels, input_size = _frame(image)
-        autocast = (
-            nullcontext()
-            if model.dtype == torch.float32
-            else torch.autocast(model.device.type, dtype=model.dtype)
-        )
         seen = []
-        with self._device_lock, autocast:
+        with self._device_lock:
             frame = _normalise(pixels.to(model.device))
             for shrink in shrinks:
-                picture = frame if shrink == 1 else F.avg_pool2d(frame, shrink)
-                picture = picture.contiguous(memory_format=torch.channels_last)
-                features = model.sam.image_encoder(picture)
+                found = model.encoder(frame if shrink == 1 else F.avg_pool2d(frame, shrink))
                 field = None
-                if model.head is not None:
+                if found.field is not None:
                     rows, columns = (-(-side // (shrink * INSTANCE_STRIDE)) for side in input_size)
-                    values = model.head(picture, features)[0, :, :rows, :columns]
-                    values = values.to("cpu", torch.float16).contiguous()
+                    values = found.field[0, :, :rows, :columns].to("cpu", torch.float16).contiguous()
                     field = InstanceField(values, (0, 0), _pitch(image.shape[:2], input_size, shrink))
-                seen.append((features.stride16, field))
+                seen.append((found.embedding, field))
         return seen
 
     @torch.inference_mode()

@@ -112,7 +112,7 @@ class ImageEmbedding:
         instance_field: of the dense head over the whole picture; None without a head.
         original_size: (H, W) of the upright picture.
         input_size: (H, W) after resizing its longest side to 1024.
-        key: digest of pixels, checkpoint and precision.
+        key: digest of pixels, checkpoint, backend and precision.
     """
 
     features: torch.Tensor

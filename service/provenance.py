@@ -9,7 +9,7 @@ from service.segmentation import Segmentation
 
 
 class ModelInfo(TypedDict):
-    """Which network answered, and in which precision."""
+    """Which network answered, in which precision, and what its encoder ran on."""
 
     name: str
     checkpoint: str
@@ -17,6 +17,7 @@ class ModelInfo(TypedDict):
     type: str
     device: str
     precision: str
+    backend: str
 
 
 class ImageInfo(TypedDict):
@@ -47,6 +48,7 @@ def model_info(model: LoadedModel) -> ModelInfo:
         type=model.model_type,
         device=str(model.device),
         precision=model.precision,
+        backend=model.backend,
     )
 
 

@@ -81,6 +81,11 @@ class Settings(BaseModel):
         "Of the network. `auto` is bfloat16 where the processor computes it natively, else float32. "
         "`SAM_FP16=1` is another name for float16.",
     )
+    sam_backend: Literal["auto", "torch", "openvino"] = _setting(
+        "auto",
+        "What the encoder runs on. `auto` compares OpenVINO with torch once a machine and keeps the quicker "
+        "one that is as exact; on GPUs it is torch.",
+    )
     warm_model: bool = _setting(False, "Load the model at start instead of at the first request.")
     embed_cache_mb: int = _setting(512, "Memory for image embeddings (about 5 MB each).", ge=0, le=1_000_000)
     embed_cache_disk_mb: int = _setting(

@@ -5,16 +5,17 @@ import socket
 import sys
 from pathlib import Path
 
-from sam_engine import checkpoints
 from sam_engine.checkpoints import SHIPPED_FILE
 from sam_engine.embedding_store import EmbeddingStore
 from sam_engine.engine import SamEngine
-from sam_engine.errors import CheckpointError
+from sam_engine.errors import ModelUnavailable
+from sam_engine.store import TensorStore
 from service.errors import SettingsError
 from service.settings import DEMO_KEY, PROJECT, Settings, load_settings
 
 SAMPLE = PROJECT / "examples" / "droplets.png"
 MIN_FREE_BYTES = 200 * 2**20
+GRAPHS_BYTES = 1024 * 2**20  # of converted encoders
 
 
 def build_engine(settings: Settings) -> SamEngine:
@@ -25,6 +26,7 @@ def build_engine(settings: Settings) -> SamEngine:
 
     on_disk = settings.embed_cache_disk_mb * 2**20
     store = EmbeddingStore(settings.data_dir / "cache" / "embeddings", on_disk) if on_disk else None
+    graphs = TensorStore(settings.data_dir / "cache" / "graphs", GRAPHS_BYTES)
 
     def engine(path: Path | None, proposer: SamEngine | None = None) -> SamEngine:
         return SamEngine(
@@ -36,6 +38,8 @@ def build_engine(settings: Settings) -> SamEngine:
             cache_bytes=settings.embed_cache_mb * 2**20,
             proposer=proposer,
             store=store,
+            backend=settings.sam_backend,
+            graphs=graphs,
         )
 
     return engine(settings.sam_model_path, engine(PROJECT / "model" / SHIPPED_FILE))
@@ -43,8 +47,8 @@ def build_engine(settings: Settings) -> SamEngine:
 
 def problems_at_start(settings: Settings) -> list[str]:
     """What would keep the service from working, each with its remedy."""
-    checks = (_port_taken(settings), _no_space(settings.data_dir), _no_checkpoint(settings))
-    return [problem for problem in checks if problem]
+    found = (_port_taken(settings), _no_space(settings.data_dir), _unusable_checkpoint(settings))
+    return [problem for problem in found if problem]
 
 
 def welcome(settings: Settings, admin_key_made: bool) -> str:
@@ -90,10 +94,17 @@ def _no_space(data_dir: Path) -> str | None:
     return None
 
 
-def _no_checkpoint(settings: Settings) -> str | None:
+def _unusable_checkpoint(settings: Settings) -> str | None:
+    engine = build_engine(settings)
+    if (
+        settings.sam_backend != "torch"
+        and engine.graphs is not None
+        and not engine.graphs.statistics().entries
+    ):
+        print("Preparing the network for this processor (once; some 20 seconds) ...", flush=True)
     try:
-        checkpoints.select(PROJECT / "model", settings.sam_model_path)
-    except CheckpointError as error:
+        engine.load()
+    except ModelUnavailable as error:
         return str(error)
     return None
 

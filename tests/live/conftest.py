@@ -37,7 +37,7 @@ def free_port() -> int:
 def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
     """This process's environment with the given settings alone: empty ones hide those of a `.env` file."""
     hidden = {name: "" for canonical, aliases in setting_names().items() for name in (canonical, *aliases)}
-    return {**os.environ, **hidden, "DATA_DIR": str(tmp_path / "data"), **settings}
+    return {**os.environ, **hidden, "DATA_DIR": str(tmp_path / "data"), "SAM_BACKEND": "torch", **settings}
 
 
 @contextmanager
