@@ -1,11 +1,11 @@
-"""Image embeddings and coarse fields as records on disk."""
+"""Image embeddings and instance fields as records on disk."""
 
 import torch
 
 from sam_engine.store import Record, TensorStore
-from sam_engine.types import CoarseFields, ImageEmbedding, InstanceField
+from sam_engine.types import ImageEmbedding, InstanceField, InstanceFields
 
-COARSE = "-coarse"
+FIELDS = "-fields"
 ORIGIN_XY = (0, 0)
 
 
@@ -38,20 +38,20 @@ class EmbeddingStore(TensorStore):
             about["pitch"] = embedding.instance_field.pitch_yx
         self.save(embedding.key, Record(tensors, about))
 
-    def coarse_fields(self, key: str) -> CoarseFields | None:
-        """The coarse fields of the embedding of that key, or None."""
-        record = self.load(key + COARSE)
+    def fields(self, key: str) -> InstanceFields | None:
+        """The fields kept beside the embedding of that key, or None."""
+        record = self.load(key + FIELDS)
         if record is None:
             return None
         pitches = record.about["pitches"]
-        return CoarseFields(
+        return InstanceFields(
             tuple(
                 InstanceField(record.tensors[str(i)], ORIGIN_XY, tuple(pitch))
                 for i, pitch in enumerate(pitches)
             )
         )
 
-    def keep_coarse_fields(self, key: str, coarse: CoarseFields) -> None:
+    def keep_fields(self, key: str, kept: InstanceFields) -> None:
         """Write them beside the embedding of that key."""
-        tensors = {str(i): field.values for i, field in enumerate(coarse.fields)}
-        self.save(key + COARSE, Record(tensors, {"pitches": [field.pitch_yx for field in coarse.fields]}))
+        tensors = {str(i): field.values for i, field in enumerate(kept.fields)}
+        self.save(key + FIELDS, Record(tensors, {"pitches": [field.pitch_yx for field in kept.fields]}))

@@ -30,10 +30,10 @@ from sam_engine.quality import Quality
 from sam_engine.store import TensorStore
 from sam_engine.types import (
     ByteArray,
-    CoarseFields,
     FloatArray,
     ImageEmbedding,
     InstanceField,
+    InstanceFields,
     Mask,
     Prompt,
 )
@@ -43,6 +43,8 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 LOW_RES_SHAPE = (256, 256)
 INSTANCE_STRIDE = 2
 COARSE_SHRINKS = (2, 4)  # the head cuts objects apart that are much larger than what it has seen whole
+TILE = "tile"
+FIELDS_SHARE = 4  # of the cache's bytes: views and tiles that only instances need
 RETRY_S = 5.0
 PREPROCESSING = 1  # to be raised when a picture becomes another frame than before
 
@@ -107,7 +109,7 @@ class SamEngine:
         model_type: None tells it from the file.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: of the network; `auto` is bfloat16 where the processor computes it natively, else float32.
-        cache_bytes: budget of the embeddings and coarse fields kept in memory.
+        cache_bytes: budget of the embeddings and instance fields kept in memory.
         clock: seconds that never go back.
         proposer: an engine whose checkpoint has an instance head, for when this one's has none.
         store: embeddings on disk, for after a restart and for other processes; None keeps none.
@@ -139,9 +141,8 @@ class SamEngine:
         self.model_type = model_type
         self.device_name = device
         self.precision: Precision = precision
-        # a picture's coarse fields are an eighth of its embedding, and only instances need them
-        self.embeddings: ByteCache[ImageEmbedding] = ByteCache(cache_bytes - cache_bytes // 9)
-        self.coarse_fields: ByteCache[CoarseFields] = ByteCache(cache_bytes // 9)
+        self.embeddings: ByteCache[ImageEmbedding] = ByteCache(cache_bytes - cache_bytes // FIELDS_SHARE)
+        self.fields: ByteCache[InstanceFields] = ByteCache(cache_bytes // FIELDS_SHARE)
         self._model: LoadedModel | None = None
         self._failure: _Failure | None = None
         self._clock = clock
@@ -286,16 +287,20 @@ class SamEngine:
             raise EngineError("the embedding is of a checkpoint without an instance head")
         model = self.load()
         key = embedding.key
-        coarse = self.coarse_fields.get_or_compute(key, lambda: self._recall_or_shrink(model, image, key))
+        coarse = self.fields.get_or_compute(
+            key, lambda: self._recall_or_see(model, image, COARSE_SHRINKS, key)
+        )
         return (embedding.instance_field, *coarse.fields)
 
     def instance_field_of_tile(self, image: ByteArray) -> InstanceField:
-        """What the dense head says of a tile of an upright RGB picture, (H, W, 3) of uint8; not kept.
+        """What the dense head says of a tile of an upright RGB picture, (H, W, 3) of uint8.
 
         Raises:
             EngineError: the active checkpoint has no instance head.
         """
-        return _fields(self._see(self.load(), image, (1,)))[0]
+        model = self.load()
+        key = _key(model, image, TILE)
+        return self.fields.get_or_compute(key, lambda: self._recall_or_see(model, image, (1,), key)).fields[0]
 
     def _recall_or_encode(self, model: LoadedModel, image: ByteArray, key: str) -> ImageEmbedding:
         kept = None if self.store is None else self.store.embedding(key, model.device)
@@ -306,14 +311,19 @@ class SamEngine:
             self.store.keep_embedding(embedding)
         return embedding
 
-    def _recall_or_shrink(self, model: LoadedModel, image: ByteArray, key: str) -> CoarseFields:
-        kept = None if self.store is None else self.store.coarse_fields(key)
+    def _recall_or_see(
+        self, model: LoadedModel, image: ByteArray, shrinks: Sequence[int], key: str
+    ) -> InstanceFields:
+        kept = None if self.store is None else self.store.fields(key)
         if kept is not None:
             return kept
-        coarse = CoarseFields(_fields(self._see(model, image, COARSE_SHRINKS)))
+        seen = [field for _, field in self._see(model, image, shrinks) if field is not None]
+        if not seen:
+            raise EngineError("the active checkpoint has no instance head")
+        fields = InstanceFields(tuple(seen))
         if self.store is not None:
-            self.store.keep_coarse_fields(key, coarse)
-        return coarse
+            self.store.keep_fields(key, fields)
+        return fields
 
     def _encode(self, model: LoadedModel, image: ByteArray, key: str) -> ImageEmbedding:
         ((features, field),) = self._see(model, image, (1,))
@@ -398,6 +408,13 @@ class SamEngine:
         return Prediction(tuple(masks), logits)
 
 
+def _key(model: LoadedModel, image: ByteArray, kind: str = "") -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(image).data)
+    seen_by = (PREPROCESSING, image.shape, model.sha256, model.backend, model.precision, kind)
+    digest.update(repr(seen_by).encode())
+    return digest.hexdigest()
+
+
 def validate_prompt(prompt: Prompt, field: str, image_size: tuple[int, int]) -> None:
     """Raise InvalidPrompt if the prompt cannot belong to a picture of (H, W)."""
     height, width = image_size
@@ -451,13 +468,6 @@ def _normalise(pixels: Tensor) -> Tensor:
     picture = picture.contiguous(memory_format=torch.channels_last)
     picture[0, :, : pixels.shape[1], : pixels.shape[2]] = (pixels.float() - mean) / std
     return picture
-
-
-def _fields(seen: Sequence[tuple[Tensor, InstanceField | None]]) -> tuple[InstanceField, ...]:
-    fields = tuple(field for _, field in seen if field is not None)
-    if not fields:
-        raise EngineError("the active checkpoint has no instance head")
-    return fields
 
 
 def _pitch(size: tuple[int, int], input_size: tuple[int, int], shrink: int) -> tuple[float, float]:

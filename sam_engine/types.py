@@ -92,8 +92,8 @@ class InstanceField:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class CoarseFields:
-    """What the dense head says of the whole picture made smaller, finer ones first."""
+class InstanceFields:
+    """What the dense head says of a picture at one or more magnifications, finest first."""
 
     fields: tuple[InstanceField, ...]
 

@@ -72,8 +72,8 @@ PHASES = {
     "features": Phase((CropPlan(1.0, 224, 12),), crops=60_000, rate=8e-4, warm_up=300),
     "prompts": Phase(
         (
-            CropPlan(0.8, 224, 8, clear=12, corrected=4, refined=1),
-            CropPlan(0.2, 448, 2, clear=16, corrected=6, refined=2, scales=(0.6, 2.4)),
+            CropPlan(0.8, 224, 8, clear=8, corrected=3, refined=1),
+            CropPlan(0.2, 448, 2, clear=12, corrected=5, refined=2, scales=(0.6, 2.4)),
         ),
         crops=60_000,
         rate=4e-4,

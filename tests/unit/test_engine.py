@@ -230,6 +230,11 @@ def test_a_picture_that_many_threads_ask_for_is_encoded_once(engine):
         assert engine.cache_statistics().hits == before.hits + 1
         assert engine.embed(picture.reshape(50, 40, 3)) is not embeddings[0]  # the same bytes
         assert encoded == [1024, 512, 256, 1024]
+        tiles = [engine.instance_field_of_tile(picture[10:30, 5:25]) for _ in range(2)]
+        assert tiles[0] is tiles[1]
+        whole = engine.instance_field_of_tile(picture)  # not the field that its embedding came with
+        assert torch.equal(whole.values, fields[0][0].values)
+        assert encoded == [1024, 512, 256, 1024, 1024, 1024]
     finally:
         handle.remove()
 

@@ -184,7 +184,7 @@ def test_an_engine_that_starts_again_does_not_encode_again(tmp_path):
 
     first = engine()
     embedding = first.embed(picture)
-    fields = first.instance_fields(picture, embedding)
+    fields = (*first.instance_fields(picture, embedding), first.instance_field_of_tile(picture[:30]))
     second = engine()
     handle = second.load().sam.image_encoder.register_forward_hook(lambda *_: pytest.fail("encoded again"))
     recalled = second.embed(picture)
@@ -194,11 +194,12 @@ def test_an_engine_that_starts_again_does_not_encode_again(tmp_path):
         (683, 1024),
         embedding.key,
     )
-    for field, wanted in zip(second.instance_fields(picture, recalled), fields, strict=True):
+    again = (*second.instance_fields(picture, recalled), second.instance_field_of_tile(picture[:30]))
+    for field, wanted in zip(again, fields, strict=True):
         assert torch.equal(field.values, wanted.values)
         assert (field.pitch_yx, field.origin_xy) == (wanted.pitch_yx, wanted.origin_xy)
     handle.remove()
-    assert second.store.statistics().hits == 2
+    assert second.store.statistics().hits == 3
     path = tmp_path / "embeddings" / f"{embedding.key}.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     third = engine()
