@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sam_engine.encoder import Encoder, EncoderAndHead, Seen, TorchEncoder
 from sam_engine.errors import ModelUnavailable
+from sam_engine.masks import FRAME
 from sam_engine.store import Record, TensorStore
 
 try:
@@ -19,7 +20,6 @@ try:
 except ImportError:  # it is optional
     openvino_encoder = None  # type: ignore[assignment]
 
-FRAME = 1024
 RUNS = 3
 EXACT = 1e-4  # relative error that float32 may have
 SLACK = 1.5  # times torch's own error at half precision

@@ -1,6 +1,7 @@
 """From a model type and weights to networks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -9,8 +10,12 @@ from sam_engine.modeling.instance_head import CHANNELS, CHANNELS_WITHOUT_INCLUSI
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.prompt_encoder import PromptEncoder
 from sam_engine.modeling.tiny_vit import TinyViT
+from sam_engine.modeling.vit import SIZES, Vit
 
-ENCODERS = {"vit_t": TinyViT}
+ENCODERS: dict[str, Callable[[], nn.Module]] = {
+    "vit_t": TinyViT,
+    **{name: partial(Vit, size) for name, size in SIZES.items()},
+}
 KEYS_SHOWN = 3
 
 

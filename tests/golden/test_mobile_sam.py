@@ -1,27 +1,18 @@
 """Our network and automatic generator against the reference implementations' outputs."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from sam_engine.automatic import AutomaticParameters, segment_everything
 from sam_engine.engine import SamEngine
-from sam_engine.types import ImageEmbedding, Mask, Prompt
-from tests.golden.reference import DATA, reference_weights
+from sam_engine.types import ImageEmbedding, Mask
+from tests.golden.reference import DATA, check_answer, engine_of, prompt_of, reference_weights
 
 REFERENCE = DATA / "mobile_sam_vit_t"
 CASES = json.loads((REFERENCE / "cases.json").read_text())
-
-
-def engine_of(weights: dict[str, torch.Tensor], folder: Path) -> SamEngine:
-    path = folder / "reference.safetensors"
-    save_file(weights, path)
-    return SamEngine(folder, path, device="cpu", precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +47,6 @@ def expected() -> dict[str, np.ndarray]:
         return dict(archive)
 
 
-def prompt_of(case: dict, previous: np.ndarray | None) -> Prompt:
-    points = zip(case.get("point_coords", []), case.get("point_labels", []), strict=True)
-    return Prompt(
-        points=tuple((x, y, label) for (x, y), label in points),
-        box=tuple(case["box"]) if "box" in case else None,
-        mask_input=previous if "mask_input" in case else None,
-        multimask=case["multimask_output"],
-    )
-
-
 def test_embedding(embedding: ImageEmbedding, expected: dict[str, np.ndarray]) -> None:
     ours = embedding.features[0, ::8, ::4, ::4].numpy()
     reference = expected["embedding_sub"]
@@ -81,21 +62,7 @@ def test_prompt(
 
     # With random weights the decoder multiplies rounding of the embedding by some thousands, and by a
     # few times more behind a mask input.
-    tolerance = 1e-2 if "mask_input" in CASES[number] else 4e-3
-    reference = expected[f"case{number}_low_res_sub"].reshape(-1, 64, 64)
-    assert np.abs(answer.low_res_masks[:, ::4, ::4] - reference).max() < tolerance * np.abs(reference).max()
-    scores = [mask.predicted_iou for mask in answer.masks]
-    np.testing.assert_allclose(scores, expected[f"case{number}_iou"].ravel(), atol=1e-3)
-
-    height, width = embedding.original_size
-    areas = expected[f"case{number}_mask_area"].ravel()
-    bits = np.unpackbits(expected[f"case{number}_mask_bits"])[: len(areas) * height * width]
-    for mask, area, pixels in zip(
-        answer.masks, areas, bits.reshape(-1, height, width).astype(bool), strict=True
-    ):
-        differing = np.count_nonzero(mask.full() != pixels)
-        assert differing <= 1e-3 * height * width
-        assert abs(mask.area - area) <= differing
+    check_answer(answer, number, expected, embedding, 1e-2 if "mask_input" in CASES[number] else 4e-3)
 
 
 def test_the_mask_of_case_3_is_the_reference_one(expected: dict[str, np.ndarray]) -> None:
