@@ -37,12 +37,14 @@ class ImageTerms(NamedTuple):
         residual: (N, 256) image tokens plus the bias of the first image-to-token output projection.
         keys: (H, C, N) and values: (H, N, C) of the first token-to-image attention.
         queries: (H, C, N) of the first image-to-token attention.
+        detail: what only `decoder_hq` uses.
     """
 
     residual: Tensor
     keys: Tensor
     values: Tensor
     queries: Tensor
+    detail: Tensor | None = None
 
 
 class Decoded(NamedTuple):
@@ -51,6 +53,7 @@ class Decoded(NamedTuple):
     tokens: Tensor
     image: Tensor
     iou_predictions: Tensor
+    detail: Tensor | None = None
 
 
 class _ImageSide(NamedTuple):
@@ -116,7 +119,7 @@ class PromptDecoder:
 
         seen = self._look_at_image(self.final, self.final_keys, queries + tokens, image)
         queries = self.decoder.transformer.norm_final_attn(queries + seen)
-        return Decoded(queries, image, self.decoder.iou_prediction_head(queries[:, 0]))
+        return Decoded(queries, image, self.decoder.iou_prediction_head(queries[:, 0]), terms.detail)
 
     def draw(self, decoded: Decoded, prompts: Tensor, masks: slice) -> Tensor:
         """Low-resolution logits of some prompts of a block.
@@ -128,19 +131,31 @@ class PromptDecoder:
         Returns:
             (len(prompts), masks, 256, 256) float32; of a window of the grid, four times its rows and columns.
         """
-        tokens, image = decoded.tokens[prompts], decoded.image[prompts]
+        return self._drawn(decoded.tokens[prompts], self._upscaled(decoded.image[prompts]), masks)
+
+    def wanted(self, iou_predictions: Tensor) -> Tensor:
+        """Which of three neighbouring candidates (P, 3), by predicted IoU, answer an ambiguous prompt."""
+        return torch.ones_like(iou_predictions, dtype=torch.bool)
+
+    def _drawn(self, tokens: Tensor, upscaled: Tensor, masks: slice) -> Tensor:
         mlps = list(self.decoder.output_hypernetworks_mlps)[masks]
         start = 1 + (masks.start or 0)
         weights = torch.stack([mlp(tokens[:, start + i]) for i, mlp in enumerate(mlps)], dim=1)
+        return self._as_pictures((weights.to(self.dtype) @ upscaled.transpose(1, 2)).float())
+
+    def _upscaled(self, image: Tensor) -> Tensor:
+        """Image tokens (P, N, 256) to (P, 16 N, 32): each becomes 2 x 2 cells of 2 x 2 pixels."""
         w1, b1, norm, w2, b2 = self.upscaling
         x = torch.addmm(b1, image.flatten(0, 1), w1).view(-1, norm.weight.shape[0])
         x = F.gelu(_layer_norm(norm, x))
-        x = F.gelu(torch.addmm(b2, x, w2)).view(len(prompts), -1, UPSCALED_CHANNELS)
-        logits = (weights.to(self.dtype) @ x.transpose(1, 2)).float()
-        # Each image token has become 2 x 2 cells of 2 x 2 pixels.
+        return F.gelu(torch.addmm(b2, x, w2)).view(len(image), -1, UPSCALED_CHANNELS)
+
+    def _as_pictures(self, values: Tensor) -> Tensor:
+        """(P, M, 16 N), cell by cell, to (P, M, rows, columns)."""
         rows, columns = self.grid
-        cells = logits.view(len(prompts), len(mlps), rows, columns, 2, 2, 2, 2)
-        return cells.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(len(prompts), len(mlps), 4 * rows, 4 * columns)
+        prompts, maps, _ = values.shape
+        cells = values.reshape(prompts, maps, rows, columns, 2, 2, 2, 2)
+        return cells.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(prompts, maps, 4 * rows, 4 * columns)
 
     def _look_at_shared_image(self, q: Tensor, terms: ImageTerms) -> Tensor:
         attention = self.first.cross_attn_token_to_image

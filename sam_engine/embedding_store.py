@@ -17,13 +17,14 @@ class EmbeddingStore(TensorStore):
         record = self.load(key)
         if record is None:
             return None
-        about, field = record.about, record.tensors.get("field")
+        about, field, early = record.about, record.tensors.get("field"), record.tensors.get("early")
         return ImageEmbedding(
             features=record.tensors["features"].to(device),
             instance_field=None if field is None else InstanceField(field, ORIGIN_XY, tuple(about["pitch"])),
             original_size=tuple(about["original_size"]),
             input_size=tuple(about["input_size"]),
             key=key,
+            early=None if early is None else early.to(device),
         )
 
     def keep_embedding(self, embedding: ImageEmbedding) -> None:
@@ -33,6 +34,8 @@ class EmbeddingStore(TensorStore):
             "original_size": embedding.original_size,
             "input_size": embedding.input_size,
         }
+        if embedding.early is not None:
+            tensors["early"] = embedding.early.cpu()
         if embedding.instance_field is not None:
             tensors["field"] = embedding.instance_field.values
             about["pitch"] = embedding.instance_field.pitch_yx

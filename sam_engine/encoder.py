@@ -1,5 +1,6 @@
 """What sees a picture: the image encoder and, where the checkpoint has one, the dense head."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
@@ -10,10 +11,17 @@ from sam_engine.modeling.instance_head import InstanceHead
 
 
 class Seen(NamedTuple):
-    """Image embedding (1, 256, s/16, s/16) and what the dense head says (1, channels, s/2, s/2), or None."""
+    """What is known of a picture; None for what the checkpoint has no use for.
+
+    Attributes:
+        embedding: (1, 256, s/16, s/16).
+        field: of the dense head, (1, channels, s/2, s/2).
+        early: features for HQ-SAM's finer masks, (1, channels, s/16, s/16).
+    """
 
     embedding: Tensor
-    field: Tensor | None
+    field: Tensor | None = None
+    early: Tensor | None = None
 
 
 class Encoder(Protocol):
@@ -29,18 +37,30 @@ class Encoder(Protocol):
 
 
 class EncoderAndHead(nn.Module):
-    """Both networks as one."""
+    """Both networks as one.
 
-    def __init__(self, encoder: nn.Module, head: InstanceHead | None) -> None:
+    Args:
+        early: whether the encoder's early features are wanted too.
+    """
+
+    def __init__(self, encoder: nn.Module, head: InstanceHead | None, early: bool = False) -> None:
         super().__init__()
-        self.encoder, self.head = encoder, head
+        self.encoder, self.head, self.early = encoder, head, early
 
     def forward(self, picture: Tensor) -> tuple[Tensor, ...]:
-        """(1, 3, s, s) to the embedding and, with a head, its field."""
+        """(1, 3, s, s) to what `named` takes."""
         features = self.encoder(picture)
-        if self.head is None:
-            return (features.stride16,)
-        return features.stride16, self.head(picture, features)
+        field = () if self.head is None else (self.head(picture, features),)
+        return (features.stride16, *field, *([features.early] if self.early else []))
+
+    def named(self, outputs: Sequence[Tensor]) -> Seen:
+        """The outputs by their names."""
+        left = list(outputs)
+        return Seen(
+            embedding=left.pop(0),
+            field=None if self.head is None else left.pop(0),
+            early=left.pop(0) if self.early else None,
+        )
 
 
 class TorchEncoder:
@@ -66,5 +86,5 @@ class TorchEncoder:
             else torch.autocast(picture.device.type, dtype=self.dtype)
         )
         with computing:
-            embedding, *field = self.network(picture.contiguous(memory_format=torch.channels_last))
-        return Seen(embedding, field[0] if field else None)
+            outputs = self.network(picture.contiguous(memory_format=torch.channels_last))
+        return self.network.named(outputs)

@@ -19,12 +19,14 @@ from sam_engine import backend, checkpoints
 from sam_engine.backend import Backend
 from sam_engine.cache import ByteCache, CacheStatistics
 from sam_engine.decoder import BLOCK, Decoded, ImageTerms, PromptDecoder
+from sam_engine.decoder_hq import HighQualityDecoder
 from sam_engine.embedding_store import EmbeddingStore
-from sam_engine.encoder import Encoder, EncoderAndHead
+from sam_engine.encoder import Encoder, EncoderAndHead, Seen
 from sam_engine.errors import CheckpointError, EngineError, InvalidPrompt, ModelUnavailable
 from sam_engine.masks import FRAME, Upscaler, threshold_logits
 from sam_engine.modeling.build import Sam, build_instance_head, build_sam
 from sam_engine.modeling.instance_head import InstanceHead
+from sam_engine.modeling.mask_decoder import HighQualityMaskDecoder
 from sam_engine.modeling.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NOT_A_POINT
 from sam_engine.quality import Quality
 from sam_engine.store import TensorStore
@@ -258,10 +260,11 @@ class SamEngine:
             head = None if weights is None else build_instance_head(weights).to(device)
         except CheckpointError as error:
             raise ModelUnavailable(str(error)) from error
-        network = EncoderAndHead(sam.image_encoder, head)
+        high_quality = isinstance(sam.mask_decoder, HighQualityMaskDecoder)
+        network = EncoderAndHead(sam.image_encoder, head, early=high_quality)
         encoder = backend.make_encoder(self.backend, network, device, dtype, checkpoint.sha256, self.graphs)
         with torch.inference_mode():
-            decoder = PromptDecoder(sam, dtype)
+            decoder = HighQualityDecoder(sam, dtype) if high_quality else PromptDecoder(sam, dtype)
         return LoadedModel(
             name=checkpoint.name,
             path=checkpoint.path,
@@ -326,22 +329,23 @@ class SamEngine:
         return fields
 
     def _encode(self, model: LoadedModel, image: ByteArray, key: str) -> ImageEmbedding:
-        ((features, field),) = self._see(model, image, (1,))
+        ((seen, field),) = self._see(model, image, (1,))
         # half the memory where the network has computed in half precision anyway
         kept_as = torch.float32 if model.dtype == torch.float32 else torch.float16
         return ImageEmbedding(
-            features=features.to(kept_as).contiguous(),
+            features=seen.embedding.to(kept_as).contiguous(),
             instance_field=field,
             original_size=image.shape[:2],
             input_size=input_size_of(*image.shape[:2]),
             key=key,
+            early=None if seen.early is None else seen.early.to(kept_as).contiguous(),
         )
 
     @torch.inference_mode()
     def _see(
         self, model: LoadedModel, image: ByteArray, shrinks: Sequence[int]
-    ) -> list[tuple[Tensor, InstanceField | None]]:
-        """Embedding (1, 256, 64 / shrink, 64 / shrink) and field of the picture at each size."""
+    ) -> list[tuple[Seen, InstanceField | None]]:
+        """What the encoder sees of the picture at each size, and its field without the frame's padding."""
         pixels, input_size = _frame(image)
         seen = []
         with self._device_lock:
@@ -353,7 +357,7 @@ class SamEngine:
                     rows, columns = (-(-side // (shrink * INSTANCE_STRIDE)) for side in input_size)
                     values = found.field[0, :, :rows, :columns].to("cpu", torch.float16).contiguous()
                     field = InstanceField(values, (0, 0), _pitch(image.shape[:2], input_size, shrink))
-                seen.append((found.embedding, field))
+                seen.append((found, field))
         return seen
 
     @torch.inference_mode()
@@ -365,7 +369,10 @@ class SamEngine:
             if mask_input is not None:  # copied: it may be read-only or run backwards
                 mask = torch.tensor(np.ascontiguousarray(mask_input), device=model.device)[None, None]
             image = embedding.features[0].float().flatten(1).T
-            return model.decoder.prepare(image + model.sam.prompt_encoder.dense(mask)[0])
+            terms = model.decoder.prepare(image + model.sam.prompt_encoder.dense(mask)[0])
+            if isinstance(model.decoder, HighQualityDecoder) and embedding.early is not None:
+                terms = terms._replace(detail=model.decoder.detail(embedding.features, embedding.early))
+            return terms
 
     @torch.inference_mode()
     def _prompt_tokens(
@@ -394,9 +401,13 @@ class SamEngine:
     def _answer(
         self, model: LoadedModel, upscaler: Upscaler, decoded: Decoded, row: int, index: int, prompt: Prompt
     ) -> Prediction:
-        wanted = slice(1, 4) if prompt.multimask else slice(0, 1)
-        logits = self.draw(decoded, torch.tensor([row], device=model.device), wanted)[0]
-        scores = decoded.iou_predictions[row, wanted].tolist()
+        candidates = [0]
+        if prompt.multimask:
+            (wanted,) = model.decoder.wanted(decoded.iou_predictions[[row], 1:])
+            candidates = [1 + i for i in range(len(wanted)) if wanted[i]]
+        drawn = slice(candidates[0], candidates[-1] + 1)
+        logits = self.draw(decoded, torch.tensor([row], device=model.device), drawn)[0]
+        scores = decoded.iou_predictions[row, drawn].tolist()
         masks = []
         for mask_index, (low_res, score) in enumerate(zip(logits, scores, strict=True)):
             found = threshold_logits(upscaler, low_res)

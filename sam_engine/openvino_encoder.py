@@ -60,8 +60,7 @@ class OpenVinoEncoder:
         if side not in self._requests:
             self._requests[side] = self._compile(side)
         outputs = self._requests[side].infer([picture.contiguous().numpy()], share_inputs=True)
-        embedding, *field = (torch.from_numpy(values.copy()) for values in outputs.values())
-        return Seen(embedding, field[0] if field else None)
+        return self.network.named([torch.from_numpy(values.copy()) for values in outputs.values()])
 
     def _compile(self, side: int) -> openvino.InferRequest:
         key = key_of(self.checkpoint, side)

@@ -113,6 +113,7 @@ class ImageEmbedding:
         original_size: (H, W) of the upright picture.
         input_size: (H, W) after resizing its longest side to 1024.
         key: digest of pixels, checkpoint, backend and precision.
+        early: features for HQ-SAM's finer masks, likewise; None elsewhere.
     """
 
     features: torch.Tensor
@@ -120,12 +121,13 @@ class ImageEmbedding:
     original_size: tuple[int, int]
     input_size: tuple[int, int]
     key: str
+    early: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes that the record holds."""
-        seen = [] if self.instance_field is None else [self.instance_field.values]
-        return _bytes_of([self.features, *seen])
+        field = None if self.instance_field is None else self.instance_field.values
+        return _bytes_of([tensor for tensor in (self.features, field, self.early) if tensor is not None])
 
 
 def _bytes_of(tensors: Sequence[torch.Tensor]) -> int:

@@ -72,8 +72,8 @@ class Settings(BaseModel):
         "Checkpoint file. Without it `model/mobile_sam.pt` if present, else the shipped droplet checkpoint.",
         "SAM_CHECKPOINT",
     )
-    sam_model_type: Literal["vit_t", "vit_b", "vit_l", "vit_h"] | None = _setting(
-        None, "Architecture; told from the file without it."
+    sam_model_type: Literal["vit_t", "vit_tiny", "vit_b", "vit_l", "vit_h"] | None = _setting(
+        None, "Architecture (`vit_tiny` is HQ-SAM's light one); told from the file without it."
     )
     sam_device: str = _setting(
         "auto", "`auto`, `cpu`, `cuda` or `cuda:N`.", pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$"

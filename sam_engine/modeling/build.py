@@ -7,26 +7,28 @@ from torch import Tensor, nn
 
 from sam_engine.errors import CheckpointError
 from sam_engine.modeling.instance_head import CHANNELS, CHANNELS_WITHOUT_INCLUSIONS, InstanceHead
-from sam_engine.modeling.mask_decoder import MaskDecoder
+from sam_engine.modeling.mask_decoder import HighQualityMaskDecoder, MaskDecoder
 from sam_engine.modeling.prompt_encoder import PromptEncoder
-from sam_engine.modeling.tiny_vit import TinyViT
+from sam_engine.modeling.tiny_vit import EARLY_CHANNELS, TinyViT
 from sam_engine.modeling.vit import SIZES, Vit
 
 ENCODERS: dict[str, Callable[[], nn.Module]] = {
     "vit_t": TinyViT,
+    "vit_tiny": TinyViT,
     **{name: partial(Vit, size) for name, size in SIZES.items()},
 }
+HIGH_QUALITY = "vit_tiny"
 KEYS_SHOWN = 3
 
 
 class Sam(nn.Module):
     """The three parts whose parameters a checkpoint holds."""
 
-    def __init__(self, image_encoder: nn.Module) -> None:
+    def __init__(self, image_encoder: nn.Module, mask_decoder: MaskDecoder | None = None) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder()
-        self.mask_decoder = MaskDecoder()
+        self.mask_decoder = MaskDecoder() if mask_decoder is None else mask_decoder
 
 
 def build_sam(model_type: str, state_dict: Mapping[str, Tensor]) -> Sam:
@@ -37,7 +39,8 @@ def build_sam(model_type: str, state_dict: Mapping[str, Tensor]) -> Sam:
     """
     if model_type not in ENCODERS:
         raise CheckpointError(f"model type {model_type!r} is not supported; choose one of {sorted(ENCODERS)}")
-    sam = Sam(ENCODERS[model_type]())
+    decoder = HighQualityMaskDecoder(EARLY_CHANNELS) if model_type == HIGH_QUALITY else MaskDecoder()
+    sam = Sam(ENCODERS[model_type](), decoder)
     _load_strictly(sam, state_dict, model_type)
     return sam
 

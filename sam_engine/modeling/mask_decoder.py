@@ -149,3 +149,41 @@ class MaskDecoder(nn.Module):
         )
         masks = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
         return masks, self.iou_prediction_head(queries[:, 0])
+
+
+class HighQualityMaskDecoder(MaskDecoder):
+    """HQ-SAM's: one more token, whose mask is drawn from finer features and added to the others.
+
+    Ke et al. 2023, arXiv:2306.01567. Computed by `sam_engine.decoder_hq` only.
+
+    Args:
+        early_channels: of the encoder's early features.
+    """
+
+    def __init__(self, early_channels: int) -> None:
+        super().__init__()
+        quarter, eighth = DIM // 4, DIM // 8
+        self.hf_token = nn.Embedding(1, DIM)
+        self.hf_mlp = MLP(DIM, DIM, eighth, 3)
+        self.compress_vit_feat = nn.Sequential(
+            nn.ConvTranspose2d(early_channels, DIM, 2, 2),
+            LayerNorm2d(DIM),
+            nn.GELU(),
+            nn.ConvTranspose2d(DIM, eighth, 2, 2),
+        )
+        self.embedding_encoder = nn.Sequential(
+            nn.ConvTranspose2d(DIM, quarter, 2, 2),
+            LayerNorm2d(quarter),
+            nn.GELU(),
+            nn.ConvTranspose2d(quarter, eighth, 2, 2),
+        )
+        self.embedding_maskfeature = nn.Sequential(
+            nn.Conv2d(eighth, quarter, 3, padding=1),
+            LayerNorm2d(quarter),
+            nn.GELU(),
+            nn.Conv2d(quarter, eighth, 3, padding=1),
+        )
+
+    def output_tokens(self) -> Tensor:
+        """(6, 256): IoU first, then the masks, then the finer one."""
+        return torch.cat([super().output_tokens(), self.hf_token.weight])

@@ -22,14 +22,19 @@ NUM_HEADS = (2, 4, 5, 10)
 WINDOW_SIZES = (7, 7, 14, 7)
 EXPANSION = 4
 OUT_CHANNELS = 256
+EARLY_CHANNELS = EMBED_DIMS[2]
 
 
 class EncoderFeatures(NamedTuple):
-    """(B, C, H/stride, W/stride) at strides 4 (64 channels), 8 (128) and 16 (256: the image embedding)."""
+    """(B, C, H/stride, W/stride) at strides 4 (64 channels), 8 (128) and 16 (256: the image embedding).
+
+    `early` (160 channels, stride 16) is what HQ-SAM draws finer edges with.
+    """
 
     stride4: Tensor
     stride8: Tensor
     stride16: Tensor
+    early: Tensor
 
 
 class ConvBN(nn.Sequential):
@@ -223,7 +228,7 @@ class TinyViT(nn.Module):
         """(B, 3, H, W), normalised, sides multiples of 32, to feature maps at strides 4, 8 and 16."""
         stride4 = self.patch_embed(x)
         stride8 = self.layers[0](stride4)
-        y = stride8
-        for stage in list(self.layers)[1:]:
+        early = y = self.layers[1](stride8)
+        for stage in list(self.layers)[2:]:
             y = stage(y)
-        return EncoderFeatures(stride4, stride8, self.neck(y))
+        return EncoderFeatures(stride4, stride8, self.neck(y), early)

@@ -51,7 +51,8 @@ def frame() -> torch.Tensor:
 
 
 def relative(a: Seen, b: Seen) -> float:
-    return max(float((x.float() - y).norm() / y.norm()) for x, y in zip(a, b, strict=True))
+    pairs = [(x.float(), y) for x, y in zip(a, b, strict=True) if y is not None]
+    return max(float((x - y).norm() / y.norm()) for x, y in pairs)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
@@ -71,11 +72,13 @@ def test_answers_stay_when_the_next_picture_is_seen(network, kept, frame):
     assert torch.equal(first.embedding, before)
 
 
-def test_a_network_without_a_head(network, frame):
-    alone = EncoderAndHead(network.encoder, None)
-    seen = OpenVinoEncoder(alone, torch.float32, SUM, None)(frame)
+def test_a_network_without_a_head_and_with_early_features(network, frame):
+    other = EncoderAndHead(network.encoder, None, early=True)
+    seen = OpenVinoEncoder(other, torch.float32, SUM, None)(frame)
+    exact = TorchEncoder(other, torch.float32)(frame)
     assert seen.field is None
-    assert relative(Seen(seen.embedding, seen.embedding), Seen(*[alone(frame)[0]] * 2)) < 1e-5
+    assert seen.early.shape == (1, 160, SIDE // 16, SIDE // 16)
+    assert relative(Seen(seen.embedding, seen.early), Seen(exact.embedding, exact.early)) < 1e-5
 
 
 def test_a_graph_is_converted_once_and_again_when_damaged(network, store, converted, frame, monkeypatch):
