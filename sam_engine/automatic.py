@@ -241,11 +241,10 @@ def _masks_at(
 ) -> Iterator[Mask]:
     """Candidates of each point that pass the thresholds. Masks are drawn only where a score passes."""
     upscaler = Upscaler(embedding.original_size, embedding.input_size)
-    decoder = engine.load().decoder
     for part, decoded in engine.decode_points(embedding, points.astype(np.float32)):
         scores = decoded.iou_predictions[:, 1:]
         passing = (scores > parameters.pred_iou_thresh) | (parameters.pred_iou_thresh <= 0)
-        passing &= decoder.wanted(scores)
+        passing &= engine.answering(scores)
         prompts = torch.nonzero(passing.any(dim=1))[:, 0]
         if not len(prompts):
             continue

@@ -218,6 +218,10 @@ class SamEngine:
         tokens = self._prompt_tokens(model, embedding, [Prompt(points=((x, y, 1),)) for x, y in points])
         return self._decode_blocks(model, self._image_terms(model, embedding, None), tokens)
 
+    def answering(self, iou_predictions: Tensor) -> Tensor:
+        """Which candidates (P, 3) of ambiguous prompts are answers; see `PromptDecoder.wanted`."""
+        return self.load().decoder.wanted(iou_predictions)
+
     def draw(self, decoded: Decoded, prompts: Tensor, masks: slice) -> FloatArray:
         """Low-resolution logits (prompts, masks, 256, 256) of a decoded block; see `PromptDecoder.draw`."""
         with torch.inference_mode(), self._device_lock:

@@ -25,6 +25,7 @@ MODEL = SimpleNamespace(
     model_type="vit_t",
     device="cpu",
     precision="float32",
+    backend="torch",
 )
 
 

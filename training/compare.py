@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,11 @@ RESAMPLES = 2000
 SEED = 7
 CONFIDENCE = 0.95
 MIN_PICTURES = 5  # resampling fewer says nothing
+
+# Checkpoints whose training saw an unknown part of a set: their figures there flatter them.
+SEEN = {
+    "a8f84312e76e33a154ddad5c8fc80b5089771b754e9e288a5a8ec8ba8509675e": ("nuclei_dsb2018", "emps_particles"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +55,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class GroupChange:
-    """All headline figures of one group."""
+    """All headline figures of one group.
+
+    Attributes:
+        flattered: whether the earlier checkpoint saw pictures of this set in training.
+    """
 
     group: str
     pictures: int
     changes: tuple[Change, ...]
+    flattered: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -106,12 +116,19 @@ def compare(before: Result, after: Result) -> list[GroupChange]:
     common = [name for name in after["groups"] if name in before["groups"]]
     if not common:
         raise InvalidInput("compare", "needs a group that both results have")
-    return [_compare_group(name, before["groups"][name], after["groups"][name]) for name in common]
+    flattered = SEEN.get(before["checkpoint"]["sha256"], ())
+    found = [_compare_group(name, before["groups"][name], after["groups"][name]) for name in common]
+    return [replace(change, flattered=change.group in flattered) for change in found]
 
 
 def ships(changes: Sequence[GroupChange]) -> bool:
-    """The shipped file is replaced only by one that is better on every group."""
-    return all(change.verdict == "better" for change in changes)
+    """The shipped file is replaced only by one that is better on most groups and worse on none.
+
+    Groups that the earlier checkpoint saw in training do not decide.
+    """
+    verdicts = [change.verdict for change in changes if not change.flattered]
+    better = verdicts.count("better")
+    return 2 * better > len(verdicts) and better + verdicts.count("same") == len(verdicts)
 
 
 def as_text(changes: Sequence[GroupChange]) -> str:
@@ -129,8 +146,9 @@ def as_text(changes: Sequence[GroupChange]) -> str:
                 f"{group.group:24} {change.figure:18} {change.before:7.3f} {change.after:7.3f}  "
                 f"{difference:26} {change.verdict}"
             )
-        lines.append(f"{group.group:24} {group.verdict} ({group.pictures} pictures)")
-    ready = "yes" if ships(changes) else "no, not better on every group"
+        flattered = ", seen in training by the earlier one" if group.flattered else ""
+        lines.append(f"{group.group:24} {group.verdict} ({group.pictures} pictures{flattered})")
+    ready = "yes" if ships(changes) else "no, not better on most groups and worse on none"
     return "\n".join([*lines, f"replace the shipped checkpoint: {ready}"])
 
 

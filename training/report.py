@@ -18,7 +18,7 @@ from sam_engine.engine import SamEngine
 from sam_engine.errors import EngineError, InvalidInput
 from training import tables
 from training.baselines import BASELINES, settings_of
-from training.compare import Result, read_result
+from training.compare import SEEN, Result, read_result
 from training.datasets import POLICIES
 from training.evaluate import MODES
 from training.groups import HeldOut, choose, drawn_groups, family_of, real_groups
@@ -30,11 +30,6 @@ ACCURACY = PROJECT / "docs" / "accuracy.md"
 CARD = MODEL_DIR / "README.md"
 BEGIN, END = "<!-- evaluation:begin -->", "<!-- evaluation:end -->"
 PARTS = {"test": " Test pictures", "validation": " Validation pictures"}
-
-# Checkpoints whose training saw an unknown part of a set: their figures there flatter them.
-SEEN = {
-    "a8f84312e76e33a154ddad5c8fc80b5089771b754e9e288a5a8ec8ba8509675e": ("nuclei_dsb2018", "emps_particles"),
-}
 
 
 def accuracy_document(results: Sequence[Result]) -> str:

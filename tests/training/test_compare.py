@@ -5,7 +5,7 @@ import pytest
 
 from sam_engine.errors import InvalidInput
 from tests.training.results import group, result
-from training.compare import as_text, compare, interval_of, ships
+from training.compare import SEEN, as_text, compare, interval_of, ships
 
 
 def verdicts(before: dict, after: dict) -> dict[str, str]:
@@ -37,10 +37,21 @@ def test_one_figure_better_is_enough_and_one_worse_mixes():
     assert verdicts(before, result(drops=group(click=0.4, box=0.6, matched=6)))[""] == "worse"
 
 
-def test_every_group_must_be_better():
-    before = result(drops=group(matched=5), foam=group(matched=5))
-    assert not ships(compare(before, result(drops=group(matched=8), foam=group(matched=5))))
-    assert ships(compare(before, result(drops=group(matched=8), foam=group(matched=6))))
+def test_most_groups_must_be_better_and_none_worse():
+    before = result(drops=group(matched=5), foam=group(matched=5), cells=group(matched=5))
+    for foam, cells, shipped in ((6, 6, True), (6, 5, True), (5, 5, False), (6, 4, False)):
+        after = result(drops=group(matched=8), foam=group(matched=foam), cells=group(matched=cells))
+        assert ships(compare(before, after)) is shipped, (foam, cells)
+
+
+def test_what_the_earlier_one_trained_on_does_not_decide():
+    (sha256,) = SEEN
+    groups = {"drops": group(matched=5), "emps_particles": group(matched=5)}
+    after = result(drops=group(matched=8), emps_particles=group(matched=4))
+    assert not ships(compare(result(**groups), after))
+    changes = compare(result(sha256=sha256, **groups), after)
+    assert ships(changes)
+    assert "seen in training by the earlier one" in as_text(changes)
 
 
 def test_what_single_pictures_decide_is_no_change():

@@ -12,9 +12,10 @@ from sam_engine.types import Mask
 from tests.drawn import Disc, draw
 from tests.training.results import group, result
 from training import sheets, tables
+from training.compare import SEEN
 from training.groups import Case, Group
 from training.metrics import Truth, masks_of_labels
-from training.report import BEGIN, END, SEEN, accuracy_document, card_tables, main, with_evaluation
+from training.report import BEGIN, END, accuracy_document, card_tables, main, with_evaluation
 
 SIZE = (60, 90)
 

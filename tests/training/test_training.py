@@ -18,7 +18,7 @@ from sam_engine.engine import SamEngine
 from sam_engine.modeling.prompt_encoder import NOT_A_POINT, POSITIVE
 from training import train
 from training.average import WeightAverage
-from training.export import export
+from training.export import SHARPNESS, export, sharpened
 from training.losses import coverage, guide_loss, head_loss, mask_loss
 from training.network import DropletNetwork, PromptBatch, initialise
 from training.stream import BatchStream, CropPlan
@@ -270,6 +270,26 @@ def test_what_is_exported_is_what_the_engine_loads(tmp_path):
     picture = np.zeros((64, 96, 3), np.uint8)
     fields = engine.instance_fields(picture, engine.embed(picture))
     assert [len(field.values) for field in fields] == [5, 5, 5]
+
+
+@torch.no_grad()
+def test_sharper_logits_draw_the_same_masks(network):
+    sharp = DropletNetwork()
+    sharp.load_state_dict(sharpened(network.state_dict()))
+    random = torch.Generator().manual_seed(4)
+    image, sparse = (torch.randn(1, n, 256, generator=random) for n in (4096, 2))
+    mask = torch.randn(1, 1, 256, 256, generator=random)
+    answers = []
+    for sam in (network.sam, sharp.sam):
+        logits, iou = sam.mask_decoder(image, sam.prompt_encoder.positions(), sparse)
+        answers.append(
+            (logits, iou, sam.prompt_encoder.dense(mask if sam is network.sam else SHARPNESS * mask))
+        )
+    (logits, iou, dense), (sharper, same_iou, same_dense) = answers
+    assert torch.equal(iou, same_iou)
+    assert torch.allclose(SHARPNESS * logits, sharper, rtol=1e-5)
+    assert torch.allclose(dense, same_dense, rtol=1e-4, atol=1e-6)
+    assert float(logits.std()) > 0
 
 
 def test_every_phase_is_of_sizes_that_the_encoder_takes():

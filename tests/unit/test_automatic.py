@@ -49,6 +49,9 @@ class KnowingEngine(SamEngine):
             scores = [[0.99, UNSURE, SURE if n else UNSURE, self.whole_score] for n in numbers]
             yield part, Decoded(torch.tensor(numbers), torch.zeros(0), torch.tensor(scores))
 
+    def answering(self, iou_predictions: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(iou_predictions, dtype=torch.bool)
+
     def draw(self, decoded: Decoded, prompts: torch.Tensor, masks: slice) -> np.ndarray:
         picture = self.pictures[self.now.key]
         places = [

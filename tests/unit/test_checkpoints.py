@@ -469,13 +469,14 @@ def test_the_shipped_checkpoint_is_complete_and_brings_its_defaults_and_its_head
     assert len(shipped.instance_head) == 107
     assert (shipped.name, shipped.model_type) == ("droplet_vit_t", "vit_t")
     assert shipped.defaults == Defaults(pred_iou_thresh=0.55, stability_score_thresh=0.95)
+    assert shipped.instance_quality.least == 0.46
 
 
 @pytest.mark.parametrize(
     ("name", "digest"),
     [
-        ("droplet_vit_t", "944fc3b06e5cf02a5238e6da6ea10c57e7bb995c9a4b2495352d3d44c112a36e"),
-        ("droplet_head", "14245ec200a66db6d8fecd0ab31eb6cdd3e37b8cc2b2b390c0a905b87ea62ad0"),
+        ("droplet_vit_t", "dd5464ccadb784447efa6fc697c0e19a32c1dd9958fcbc940d168f4e1404ca85"),
+        ("droplet_head", "548b5cade833835bdd757b6e4d75c1d94a39b0c17283f7b4e7b78c8ba1c69bca"),
     ],
 )
 def test_the_shipped_tensors_are_those_that_were_trained(shipped, name, digest):

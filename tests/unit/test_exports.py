@@ -417,7 +417,7 @@ def test_archive_summary_says_how_it_was_made():
     )
     assert summary["model"] == {
         "name": "droplet", "checkpoint": "drop.safetensors", "sha256": "ab" * 32,
-        "type": "vit_t", "device": "cpu", "precision": "float32",
+        "type": "vit_t", "device": "cpu", "precision": "float32", "backend": "torch",
     }  # fmt: skip
     assert summary["version"] == __version__
     assert "/secret" not in text and "AAAA" not in text
