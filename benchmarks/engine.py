@@ -13,7 +13,10 @@ import torch
 from PIL import Image
 
 from sam_engine.automatic import AutomaticParameters, Mode, segment_everything
-from sam_engine.engine import SamEngine
+from sam_engine.backend import compare
+from sam_engine.encoder import EncoderAndHead, TorchEncoder
+from sam_engine.engine import LoadedModel, SamEngine
+from sam_engine.openvino_encoder import OpenVinoEncoder
 from sam_engine.types import Prompt
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -42,12 +45,22 @@ def main() -> None:
         report(engine, image)
 
 
+def report_backends(model: LoadedModel) -> None:
+    """The encoder with the head on OpenVINO beside torch; errors are relative to torch in float32."""
+    network = EncoderAndHead(model.sam.image_encoder, model.head)
+    theirs = OpenVinoEncoder(network, model.dtype, model.sha256, None)
+    found = compare(TorchEncoder(network, model.dtype), theirs, network)
+    print(f"  encoder, torch           {found.torch_ms:8.1f} ms, error {found.torch_error:.1e}")
+    print(f"  encoder, OpenVINO        {found.openvino_ms:8.1f} ms, error {found.openvino_error:.1e}")
+
+
 def report(engine: SamEngine, image: np.ndarray) -> None:
     """One precision: embedding, instances, a click, and the decoder against its plain form."""
     model = engine.load()
     embedding = engine.embed(image)
     click = [Prompt(points=((image.shape[1] / 2, image.shape[0] / 2, 1),))]
     print(f"\n{model.name}, {model.precision}")
+    report_backends(model)
     print(f"  embed                    {median_ms(lambda: engine.embed(image)):8.1f} ms")
 
     def everything(mode: Mode) -> Callable[[], object]:

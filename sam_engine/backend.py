@@ -55,6 +55,8 @@ def make_encoder(
 ) -> Encoder:
     """The encoder of a backend; `auto` compares once, and remembers in the store.
 
+    Of a network whose graph the store cannot keep, `auto` is torch: it would be converted at every start.
+
     Args:
         network: on its device.
         checkpoint: digest of its weights.
@@ -65,14 +67,16 @@ def make_encoder(
     """
     ours = TorchEncoder(network, dtype)
     obstacle = _obstacle(device, dtype)
-    if backend == "torch" or (backend == "auto" and obstacle):
+    kept = store is None or _bytes(network) <= store.budget_bytes
+    if backend == "torch" or (backend == "auto" and (obstacle or not kept)):
         return ours
     if obstacle:
         raise ModelUnavailable(f"the backend openvino {obstacle}")
     theirs = openvino_encoder.OpenVinoEncoder(network, dtype, checkpoint, store)
     if backend == "openvino":
         return theirs
-    compared = recall(dtype, checkpoint, store)
+    key = _key(dtype, checkpoint)
+    compared = _recall(key, store)
     if compared is None:
         try:
             compared = compare(ours, theirs, network)
@@ -80,15 +84,9 @@ def make_encoder(
             log.warning("OpenVINO cannot run this network, torch will: %s", error)
             return ours
         if store is not None:
-            store.save(_key(dtype, checkpoint), Record({}, asdict(compared)))
+            store.save(key, Record({}, asdict(compared)))
         log.info("encoders compared: %s; %s it is", compared, compared.winner)
     return theirs if compared.winner == "openvino" else ours
-
-
-def recall(dtype: torch.dtype, checkpoint: str, store: TensorStore | None) -> Comparison | None:
-    """What was measured on this machine before, if anything."""
-    kept = None if store is None else store.load(_key(dtype, checkpoint))
-    return None if kept is None else Comparison(**kept.about)
 
 
 def compare(ours: Encoder, theirs: Encoder, network: EncoderAndHead) -> Comparison:
@@ -115,6 +113,16 @@ def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     if dtype not in openvino_encoder.PRECISIONS:
         return f"computes in float32 or bfloat16, not in {str(dtype).removeprefix('torch.')}"
     return None
+
+
+def _recall(key: str, store: TensorStore | None) -> Comparison | None:
+    """What was measured on this machine before, if anything."""
+    kept = None if store is None else store.load(key)
+    return None if kept is None else Comparison(**kept.about)
+
+
+def _bytes(network: EncoderAndHead) -> int:
+    return sum(weight.nbytes for weight in network.parameters())
 
 
 def _key(dtype: torch.dtype, checkpoint: str) -> str:

@@ -47,8 +47,10 @@ def build_engine(settings: Settings) -> SamEngine:
 
 def problems_at_start(settings: Settings) -> list[str]:
     """What would keep the service from working, each with its remedy."""
-    found = (_port_taken(settings), _no_space(settings.data_dir), _unusable_checkpoint(settings))
-    return [problem for problem in found if problem]
+    found = (_port_taken(settings), _no_space(settings.data_dir))
+    problems = [problem for problem in found if problem]
+    unusable = None if problems else _unusable_checkpoint(settings)  # it takes a while, and writes
+    return [*problems, unusable] if unusable else problems
 
 
 def welcome(settings: Settings, admin_key_made: bool) -> str:
@@ -96,12 +98,9 @@ def _no_space(data_dir: Path) -> str | None:
 
 def _unusable_checkpoint(settings: Settings) -> str | None:
     engine = build_engine(settings)
-    if (
-        settings.sam_backend != "torch"
-        and engine.graphs is not None
-        and not engine.graphs.statistics().entries
-    ):
-        print("Preparing the network for this processor (once; some 20 seconds) ...", flush=True)
+    new = engine.graphs is not None and not engine.graphs.statistics().entries
+    if new and settings.sam_backend != "torch":
+        print("Preparing the network for this machine (once; the shipped one takes 20 s) ...", flush=True)
     try:
         engine.load()
     except ModelUnavailable as error:

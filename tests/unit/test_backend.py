@@ -169,6 +169,14 @@ def test_auto_falls_back_when_openvino_fails(network, store, monkeypatch, caplog
     assert store.statistics().entries == 0
 
 
+def test_auto_leaves_to_torch_what_would_be_converted_at_every_start(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(backend, "compare", lambda *_: Comparison(2.0, 1.0, 0.0, 0.0))
+    weights = sum(weight.nbytes for weight in network.parameters())
+    for budget, chosen in ((weights, "openvino"), (weights - 1, "torch")):
+        store = TensorStore(tmp_path / str(budget), budget)
+        assert make_encoder("auto", network, CPU, torch.float32, SUM, store).backend == chosen
+
+
 OBSTACLES: list[tuple[str, torch.device, torch.dtype, Callable[[pytest.MonkeyPatch], None]]] = [
     ("is not installed", CPU, torch.float32, lambda patch: patch.setattr(backend, "openvino_encoder", None)),
     ("not on cuda:1", torch.device("cuda:1"), torch.float32, lambda patch: None),
