@@ -171,10 +171,12 @@ class SamEngine:
         return self._model
 
     def warm(self) -> None:
-        """Load and run once, so that the first request meets compiled kernels and touched memory."""
+        """Load and run everything once, so that the first request meets compiled kernels and touched memory."""
         model = self.load()
         blank = np.zeros((64, 64, 3), dtype=np.uint8)
         self.predict(self._encode(model, blank, "warm"), [Prompt(points=((32, 32, 1),))])
+        if model.head is not None:
+            self._see(model, blank, COARSE_SHRINKS)
 
     def embed(self, image: ByteArray) -> ImageEmbedding:
         """The embedding of an upright RGB picture, (H, W, 3) of uint8; kept by the digest of its pixels.

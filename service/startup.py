@@ -99,10 +99,12 @@ def _no_space(data_dir: Path) -> str | None:
 def _unusable_checkpoint(settings: Settings) -> str | None:
     engine = build_engine(settings)
     new = engine.graphs is not None and not engine.graphs.statistics().entries
-    if new and settings.sam_backend != "torch":
-        print("Preparing the network for this machine (once; the shipped one takes 20 s) ...", flush=True)
     try:
-        engine.load()
+        if new and settings.sam_backend != "torch":
+            print("Preparing the network for this machine (once; some 30 seconds) ...", flush=True)
+            engine.warm()
+        else:
+            engine.load()
     except ModelUnavailable as error:
         return str(error)
     return None

@@ -239,6 +239,17 @@ def test_a_picture_that_many_threads_ask_for_is_encoded_once(engine):
         handle.remove()
 
 
+def test_warm_runs_every_size_that_requests_need():
+    engine = SamEngine(MODEL_DIR, MODEL_DIR / SHIPPED_FILE, device="cpu", precision="float32")
+    seen = []
+    engine.load().sam.image_encoder.register_forward_hook(
+        lambda _, inputs, __: seen.append(inputs[0].shape[-1])
+    )
+    engine.warm()
+    assert seen == [1024, 512, 256]
+    assert engine.cache_statistics().entries == 0
+
+
 # --- prompts ---
 
 
