@@ -171,7 +171,7 @@ class SamEngine:
         return self._model
 
     def warm(self) -> None:
-        """Load and run all sizes once, so that the first request meets compiled kernels and touched memory."""
+        """Load and run all sizes once: the first request then meets compiled kernels and touched memory."""
         model = self.load()
         blank = np.zeros((64, 64, 3), dtype=np.uint8)
         self.predict(self._encode(model, blank, "warm"), [Prompt(points=((32, 32, 1),))])
